@@ -1,0 +1,66 @@
+#!/bin/sh
+# Everything a fresh Debian 12 needs to test and show mirrorha: packages by apt-get, a virtual environment in .venv.
+# Run by make; says what it does, and is quick when nothing is missing.
+set -eu
+cd "$(dirname "$0")"
+
+# package:proof, where the proof is a file that the package brings
+packages="
+corosync:/usr/sbin/corosync
+pacemaker:/usr/sbin/pacemakerd
+pacemaker-cli-utils:/usr/sbin/crm_mon
+resource-agents:/usr/lib/ocf/resource.d/heartbeat/IPaddr2
+crmsh:/usr/sbin/crm
+pcs:/usr/sbin/pcs
+libxml2-utils:/usr/bin/xmllint
+nbdkit:/usr/bin/nbdkit
+libnbd-bin:/usr/bin/nbdfuse
+fuse3:/usr/bin/fusermount3
+nftables:/usr/sbin/nft
+iproute2:/usr/sbin/ip
+iputils-ping:/usr/bin/ping
+iputils-arping:/usr/bin/arping
+tcpdump:/usr/bin/tcpdump
+e2fsprogs:/usr/sbin/mkfs.ext4
+util-linux:/usr/bin/unshare
+procps:/usr/bin/ps
+curl:/usr/bin/curl
+psmisc:/usr/bin/fuser
+kmod:/usr/bin/kmod
+vagrant:/usr/bin/vagrant
+"
+missing=""
+/usr/bin/python3 -c "import ensurepip, venv" 2>/dev/null || missing=" python3-venv"
+for entry in $packages; do
+    [ -e "${entry#*:}" ] || [ -e "${entry#*:/usr}" ] || missing="$missing ${entry%%:*}"
+done
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" != 0 ]; then
+        echo "setup: these packages are missing and only root can install them: apt-get install$missing" >&2
+        exit 1
+    fi
+    echo "setup: installing$missing"
+    # a cluster daemon that starts by itself on somebody's machine would be a bad surprise
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        trap 'rm -f $policy' EXIT
+        printf '#!/bin/sh\nexit 101\n' > $policy
+        chmod 755 $policy
+    fi
+    log=$(mktemp)
+    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing; } > "$log" 2>&1
+    then
+        tail -n 20 "$log" >&2
+        echo "setup: apt-get failed; its whole output is in $log" >&2
+        exit 1
+    fi
+    rm -f "$log"
+fi
+
+stamp=.venv/.installed
+if [ ! -e $stamp ] || [ setup.cfg -nt $stamp ] || [ pyproject.toml -nt $stamp ]; then
+    echo "setup: virtual environment in .venv ($(/usr/bin/python3 --version))"
+    [ -x .venv/bin/python ] || /usr/bin/python3 -m venv .venv
+    .venv/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
+    touch $stamp
+fi

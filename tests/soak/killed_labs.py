@@ -1,0 +1,87 @@
+"""Three laboratories at once, each killed at a random moment: nothing of them may be left on the machine."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.soak.evidence import PROJECT, Case, Figures
+from tests.vagrant.leftovers import footprint, leftovers
+
+LABORATORIES = 3
+LONGEST_LIFE_S = 8.0
+GONE_DEADLINE_S = 15.0
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from vagrant.namespaces.lab import Lab
+with Lab(engine="debian") as lab:
+    while True:
+        lab.power_cut("beta")
+        lab.power_on("beta")
+        lab.delay("data", 5)
+        lab.heal()
+        time.sleep(0.2)
+"""
+
+
+def kill_three(seed: int) -> Figures:
+    """Raises AssertionError that lists what was left."""
+    chance = random.Random(seed)
+    owners = [
+        subprocess.Popen(
+            [sys.executable, "-c", OWNER], cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for _ in range(LABORATORIES)
+    ]
+    lives = sorted((chance.uniform(0.05, LONGEST_LIFE_S), index) for index in range(LABORATORIES))
+    start = time.monotonic()
+    processes: set[int] = set()
+    victims = []
+    for life_s, index in lives:
+        time.sleep(max(0.0, start + life_s - time.monotonic()))
+        below = footprint(owners[index].pid)
+        processes |= set(below)
+        victim = chance.choice([owners[index].pid, *below[:2]])  # the test, unshare, or the supervisor
+        victims.append("owner" if victim == owners[index].pid else "lab")
+        os.kill(victim, signal.SIGKILL)
+        owners[index].kill()
+        owners[index].wait()
+    deadline = time.monotonic() + GONE_DEADLINE_S
+    while (left := leftovers()) or any(Path(f"/proc/{pid}").exists() for pid in processes):
+        assert time.monotonic() < deadline, f"seed {seed}: left behind: {left or processes}"
+        time.sleep(0.05)
+    return {"seed": seed, "lives_s": [round(life_s, 2) for life_s, _ in lives], "processes": len(processes), "left": 0}
+
+
+def run(first: int, count: int) -> Iterator[Figures]:
+    before = leftovers()
+    assert not before, f"this run needs a machine without other laboratories: {before}"
+    for seed in range(first, first + count):
+        yield kill_three(seed)
+
+
+def summary(figures: list[Figures]) -> Figures:
+    return {
+        "laboratories_killed": LABORATORIES * len(figures),
+        "processes_ended": sum(int(one["processes"]) for one in figures),
+        "left_behind": sum(int(one["left"]) for one in figures),
+    }
+
+
+CASE = Case(
+    name="killed-labs",
+    proves="Three laboratories at once, killed at random moments, leave no namespace, mount, loop, bridge or process.",
+    covers=("vagrant/**/*", "tests/vagrant/leftovers.py", "tests/soak/killed_labs.py"),
+    rounds=20,
+    run=run,
+    summary=summary,
+)
