@@ -25,6 +25,7 @@ e2fsprogs:/usr/sbin/mkfs.ext4
 util-linux:/usr/bin/unshare
 procps:/usr/bin/ps
 curl:/usr/bin/curl
+strace:/usr/bin/strace
 psmisc:/usr/bin/fuser
 kmod:/usr/bin/kmod
 vagrant:/usr/bin/vagrant
