@@ -24,6 +24,7 @@ tcpdump:/usr/bin/tcpdump
 e2fsprogs:/usr/sbin/mkfs.ext4
 util-linux:/usr/bin/unshare
 procps:/usr/bin/ps
+man-db:/usr/bin/man
 curl:/usr/bin/curl
 strace:/usr/bin/strace
 psmisc:/usr/bin/fuser
@@ -43,9 +44,10 @@ if [ -n "$missing" ]; then
     echo "setup: installing$missing"
     # a cluster daemon that starts by itself on somebody's machine would be a bad surprise
     policy=/usr/sbin/policy-rc.d
-    if [ ! -e $policy ]; then
+    if [ ! -e $policy ] || grep -q 'setup of mirrorha' $policy; then
         trap 'rm -f $policy' EXIT
-        printf '#!/bin/sh\nexit 101\n' > $policy
+        trap 'exit 130' INT TERM HUP  # sh runs no EXIT trap when a signal ends it
+        printf '#!/bin/sh\n# setup of mirrorha, while it installs\nexit 101\n' > $policy
         chmod 755 $policy
     fi
     log=$(mktemp)
@@ -56,12 +58,19 @@ if [ -n "$missing" ]; then
         exit 1
     fi
     rm -f "$log"
+    # nor may what we installed for its tools alone start at the next boot
+    for unit in corosync:corosync.service pacemaker:pacemaker.service pcs:pcsd.service pcs:pcsd-ruby.service; do
+        case "$missing " in
+        *" ${unit%%:*} "*) systemctl disable --quiet "${unit#*:}" 2>/dev/null || : ;;
+        esac
+    done
 fi
 
 stamp=.venv/.installed
 if [ ! -e $stamp ] || [ setup.cfg -nt $stamp ] || [ pyproject.toml -nt $stamp ]; then
     echo "setup: virtual environment in .venv ($(/usr/bin/python3 --version))"
-    [ -x .venv/bin/python ] || /usr/bin/python3 -m venv .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
+    # pip comes last into a new environment: without it, one was interrupted
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || /usr/bin/python3 -m venv --clear .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
     touch $stamp
 fi

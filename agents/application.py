@@ -230,14 +230,30 @@ class Application(Agent):
         processes, fact, found = watch.look(trace)
         if found is not trace and trace.is_started:
             self.remember(found)
-        return judge(
+        was_here = self.was_here(trace)
+        verdict = judge(
             processes,
             fact,
             (lambda: self.ask_monitor_script(limit_s)) if self.monitor_script else None,
             lambda: what_is_left(watch.finder(trace)),
-            was_started=trace.is_started,
+            was_started=was_here,
             is_supervised=is_supervised,
         )
+        if health.is_good(verdict.exit) and not (was_here or watch.can_tell):
+            self.remember_meeting()
+        return verdict
+
+    def was_here(self, trace: Trace) -> bool:
+        """Did we start the application, or find it running when only its scripts can tell of it?"""
+        return trace.is_started or (not self.watch.can_tell and bool(self.record("met").read()))
+
+    def remember_meeting(self) -> None:
+        """From now on a stop must not take a hung or failing monitor script for a sign that nothing runs."""
+        record = self.record("met")
+        try:
+            record.write({"pid": str(posix.getpid())})
+        except OSError as error:
+            self.log.warning(f"{record.path} not written: {error.strerror}")
 
     def ask_monitor_script(self, limit_s: float | None = None) -> Script:
         """Run the monitor script. One that cannot be run, or hangs, gives no exit code."""
@@ -442,8 +458,9 @@ class Application(Agent):
         """No process is known. Could it run all the same, because only the scripts can tell?"""
         if self.watch.can_tell or not self.monitor_script:
             return False
+        was_here = self.was_here(trace)
         verdict = self.verdict(trace, is_supervised=False, limit_s=limit_s)
-        return health.is_good(verdict.exit) or (trace.is_started and verdict.exit != NOT_RUNNING)
+        return health.is_good(verdict.exit) or (verdict.exit != NOT_RUNNING and was_here)
 
     def run_stop_script(self, limit_s: float) -> Script | None:
         """What went wrong with it, None if nothing. The signals follow in any case."""
@@ -476,7 +493,7 @@ class Application(Agent):
             self.log.warning(fact)
 
     def forget(self) -> None:
-        for purpose in ("life", "output", "script"):
+        for purpose in ("life", "met", "output", "script"):
             self.record(purpose).remove()
 
 

@@ -3,7 +3,8 @@
     <root>/usr/lib/ocf/resource.d/mirrorha/<Type>          the executable, ten lines that import the library
     <root>/usr/lib/ocf/lib/mirrorha/agents/                the library, byte-compiled for /usr/bin/python3
     <root>/usr/lib/ocf/lib/mirrorha/metadata/<Type>.xml    what `meta-data` prints, rendered once here
-    <root>/usr/lib/ocf/lib/mirrorha/site-packages          where start and stop find psutil
+    <root>/usr/lib/ocf/lib/mirrorha/site-packages          where start and stop would find Python packages
+    <root>/usr/share/man/man[78]/                          a manual page for each agent, and one for this command
 
 Everything is root's and world-readable: managers and testers run `meta-data` as an unprivileged user. Running it again
 changes only what differs and removes library files that no longer exist.
@@ -19,15 +20,22 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import NoReturn
 
 import agents
+from agents import manual
 from agents.ocf.agent import Agent
 
+COMMAND = "mirrorha-install-agents"
 PROVIDER = Agent.provider
 INTERPRETER = "/usr/bin/python3"
 EXECUTABLES = f"usr/lib/ocf/resource.d/{PROVIDER}"
 LIBRARY = f"usr/lib/ocf/lib/{PROVIDER}"
+MANUAL = "usr/share/man"
+NOT_INSTALLED = frozenset({"install", "manual"})
+"""Modules that only the installer needs."""
 # exit codes of all our commands, after sysexits and Pacemaker
+EXIT_USAGE = 64
 EXIT_UNAVAILABLE = 69
 EXIT_NO_PERMISSION = 77
 
@@ -48,7 +56,7 @@ def find_agents() -> list[type[Agent]]:
     """Every Agent subclass in a module directly below `agents`, by name: a new agent is one new file."""
     found: dict[str, type[Agent]] = {}
     for info in pkgutil.iter_modules(agents.__path__):
-        if info.name == "install":
+        if info.name in NOT_INSTALLED:
             continue
         module = importlib.import_module(f"agents.{info.name}")
         for value in vars(module).values():
@@ -63,7 +71,7 @@ def wanted_files() -> dict[str, tuple[bytes, int]]:
     wanted: dict[str, tuple[bytes, int]] = {}
     for path in sorted(source.rglob("*.py")):
         name = path.relative_to(source)
-        if name.as_posix() != "install.py":
+        if name.stem not in NOT_INSTALLED:
             wanted[f"{LIBRARY}/agents/{name.as_posix()}"] = (path.read_bytes(), 0o644)
     for agent in find_agents():
         stub = STUB.format(
@@ -71,6 +79,9 @@ def wanted_files() -> dict[str, tuple[bytes, int]]:
         )
         wanted[f"{EXECUTABLES}/{agent.__name__}"] = (stub.encode(), 0o755)
         wanted[f"{LIBRARY}/metadata/{agent.__name__}.xml"] = (agent.render_metadata().encode(), 0o644)
+        wanted[f"{MANUAL}/man7/ocf_{PROVIDER}_{agent.__name__}.7"] = (manual.render(agent).encode(), 0o644)
+    own_page = f"{COMMAND}.8"
+    wanted[f"{MANUAL}/man8/{own_page}"] = ((source / own_page).read_bytes(), 0o644)
     paths = sysconfig.get_paths()
     directories = dict.fromkeys((paths["purelib"], paths["platlib"]))
     wanted[f"{LIBRARY}/site-packages"] = ("".join(f"{directory}\n" for directory in directories).encode(), 0o644)
@@ -149,9 +160,17 @@ def install(root: Path, *, dry_run: bool) -> list[str]:
     return lines
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse would end with 2, which means something else to whoever calls a cluster command."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} -h\n")
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mirrorha-install-agents",
+    parser = Parser(
+        prog=COMMAND,
         description=f"Install the OCF resource agents of provider {PROVIDER}.",
         epilog="examples:  mirrorha-install-agents            onto this machine\n"
         "           mirrorha-install-agents --root /tmp/x   below /tmp/x, e.g. as an overlay layer for /\n"

@@ -143,8 +143,11 @@ class VirtualIP(Agent):
         wish = self._wish()
         with Rtnetlink() as kernel:
             self._repair(kernel)
+            self._end_former(kernel, wish)
             link = self._link_to_use(kernel, wish)
-            settings.claim(self.state_directory, self.record("claim"), link, show_ipv4(wish.ip), self.log)
+            claim = self.record("claim")
+            former_nic = claim.read().get("nic", link.name)
+            settings.claim(self.state_directory, claim, link, show_ipv4(wish.ip), self._lock_patience_s, self.log)
             link = self._bring_up(kernel, link)
             wanted = choose_address(wish, link, kernel.addresses(), kernel.routes(link.index))
             fresh = not self._held_here(kernel, wish)
@@ -154,6 +157,8 @@ class VirtualIP(Agent):
             if self.garp_count:
                 announce.announce_once(link, wish.ip)
             self._remove(kernel, wish, but=wanted)
+            if former_nic != link.name:
+                settings.leave(self.state_directory, claim, former_nic, self._lock_patience_s, self.log)
             if fresh:
                 self._announce_more(link, wish.ip)
             self._remember(link)
@@ -170,14 +175,15 @@ class VirtualIP(Agent):
             end_helper(helper)
         with Rtnetlink() as kernel:
             self._repair(kernel)
+            self._end_former(kernel, wish)
             # an interface may have been renamed since the start: its index stays
-            index = int(claim.read().get("index", "0"))
+            index = self._claimed_index()
             self._remove(kernel, wish, also_on=index)
             self._demand_absence(kernel, wish, index)
         if claim.read():
             from agents.address.settings import release
 
-            release(self.state_directory, claim, self.log)
+            release(self.state_directory, claim, self._lock_patience_s, self.log)
             self.record("link").remove()
         return SUCCESS
 
@@ -268,6 +274,29 @@ class VirtualIP(Agent):
 
             repair(kernel, left, set(Claims(self.state_directory, self.record("claim")).of_others()), self.log)
 
+    @property
+    def _lock_patience_s(self) -> float:
+        from agents.address.settings import PATIENCE_S
+
+        return min(PATIENCE_S, self.time_left_s / 8)
+
+    def _claimed_index(self) -> int:
+        index = self.record("claim").read().get("index", "")
+        return int(index) if index.isascii() and index.isdigit() else 0
+
+    def _end_former(self, kernel: Rtnetlink, wish: Wish) -> None:
+        """Remove the address of an earlier start of this resource, if it was configured anew and no stop came between
+        that knew the old value (a manager that was restarted forgets it)."""
+        claim = self.record("claim").read()
+        former = claim.get("ip", "")
+        if former in ("", show_ipv4(wish.ip)):
+            return
+        from agents.address.settings import Claims
+
+        if former not in Claims(self.state_directory, self.record("claim")).of_others():
+            there = Wish(parse_ipv4(former), nics=(claim.get("nic", ""),))
+            self._remove(kernel, there, also_on=self._claimed_index())
+
     def _link_to_use(self, kernel: Rtnetlink, wish: Wish) -> Link:
         """Where the address is already, if that interface is fit; else what the configuration prefers."""
         for copy in self._copies(kernel, wish.ip):
@@ -334,12 +363,13 @@ class VirtualIP(Agent):
             if link is None or not (is_managed(wish, link) or index == also_on):
                 continue
             from agents.address.removal import remove
-            from agents.address.settings import InterfaceLock
+            from agents.address.settings import Claims, InterfaceLock
 
             self.doing = f"removing {show_ipv4(wish.ip)} from {link.name}"
-            with InterfaceLock(self.state_directory, link.name):
+            with InterfaceLock(self.state_directory, link.name, self._lock_patience_s, self.log):
                 here = [copy for copy in copies if copy.index == index]
-                remove(kernel, link, here, self.record("keepsakes"), self.log)
+                claimed = set(Claims(self.state_directory, self.record("claim")).of_others())
+                remove(kernel, link, here, self.record("keepsakes"), claimed, self.log)
 
     def _refresh(self, link: Link, ip: int) -> None:
         """Announce again if configured, or once after the link was lost: arp_notify covers MAC changes only, and a

@@ -49,7 +49,7 @@ PURE_MODULES = ("vagrant.namespaces.rules", "vagrant.namespaces.disk.cache", "va
 
 ONE_OWNER = {
     # library -> the only packages that may import it
-    "jinja2": ("vagrant.engines", "crm_tools", "replication"),
+    "jinja2": ("agents.manual", "vagrant.engines", "crm_tools", "replication"),
     "pyroute2": ("vagrant.namespaces", "crm_tools.membership"),
     "lxml": ("crm_tools.manager", "crm_tools.rose", "tests"),
     "testinfra": ("vagrant.namespaces",),

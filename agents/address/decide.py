@@ -29,7 +29,7 @@ from agents.ocf.exit_code import (
 )
 
 # never chosen without being named: guests', containers' and management-controller networks
-NOT_CHOSEN = ("lo", "virbr", "docker", "veth", "br-", "cni", "flannel", "cali", "usb", "dummy", "vnet", "tap")
+NOT_CHOSEN = ("virbr", "docker", "veth", "br-", "cni", "flannel", "cali", "usb", "dummy", "vnet", "tap")
 LABEL_LIMIT = 15
 TABLE_MAIN, TABLE_LOCAL = 254, 255
 SCOPE_LINK = 253
@@ -71,8 +71,8 @@ def contradiction(wish: Wish) -> str:
         if wish.ip == broadcast_of(wish.ip, wish.prefix_len):
             return f"ip {shown}/{wish.prefix_len} is the broadcast address of its network; choose a host address"
     for nic in wish.nics:
-        if wish.label and len(nic) + 1 + len(wish.label) > LABEL_LIMIT:
-            return f"label {nic}:{wish.label} is longer than {LABEL_LIMIT} characters; shorten iflabel"
+        if wish.label and len(f"{nic}:{wish.label}".encode("utf-8", "replace")) > LABEL_LIMIT:
+            return f"label {nic}:{wish.label} is longer than {LABEL_LIMIT} bytes; shorten iflabel"
     return ""
 
 
@@ -216,20 +216,22 @@ class Keepsakes:
 def at_risk(ip: int, index: int, addresses: list[Address], routes: list[Route]) -> Keepsakes:
     """What the kernel may take along when `ip` leaves the interface.
 
-    Only a primary address takes others along: the secondaries of its subnet. With the last address of an interface, or
-    with their preferred source, go routes that somebody configured; routes the kernel made itself come back with their
-    addresses. The list is kept this narrow so that nobody else's deliberate removal is undone.
+    Only a primary address takes others along: the secondaries of its subnet. With the last address of an interface go
+    the routes over it that somebody configured, with their preferred source those over any interface; routes the kernel
+    made itself come back with their addresses. The list is kept this narrow so that nobody else's deliberate removal is
+    undone.
     """
     leaving = [address for address in addresses if address.index == index and address.local == ip]
     subnets = {address.subnet for address in leaving if not address.is_secondary}
     secondaries = [
         address for address in addresses if address.local != ip and address.is_secondary and address.subnet in subnets
     ]
-    endangered = routes if subnets else [route for route in routes if route.preferred_source == ip]
     configured = [
         route
-        for route in endangered
-        if route.index == index and route.table != TABLE_LOCAL and route.protocol != PROTOCOL_KERNEL
+        for route in routes
+        if (route.preferred_source == ip or (subnets and route.index == index))
+        and route.table != TABLE_LOCAL
+        and route.protocol != PROTOCOL_KERNEL
     ]
     return Keepsakes(secondaries, configured)
 

@@ -227,6 +227,15 @@ class Rtnetlink:
         found = [route for route in map(decode_route, payloads) if route is not None]
         return [route for route in found if not index or route.index == index]
 
+    def routes_preferring(self, source: int) -> list[Route]:
+        """IPv4 routes of all tables and interfaces with this preferred source. Only these are decoded, since a router
+        may have a million others.
+        """
+        needle = encode_attribute(RTA_PREFSRC, source.to_bytes(4, "big"))
+        payloads = self._dump(RTM_GETROUTE, pack(RTMSG, AF_INET, 0, 0, 0, 0, 0, 0, 0, 0))
+        found = [decode_route(payload) for payload in payloads if needle in payload]
+        return [route for route in found if route is not None and route.preferred_source == source]
+
     def add_address(self, address: Address) -> None:
         """Raises OSError: EEXIST when the same address and prefix are there, ENODEV when the interface is gone."""
         self._request(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, encode_address(address))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 
 from agents.address.decide import Keepsakes, at_risk, lost
-from agents.address.model import Address, Link, show_ipv4
+from agents.address.model import Address, Link, Route, show_ipv4
 from agents.address.netlink import Rtnetlink, decode_address, decode_route, encode_address
 from agents.address.settings import WANTED, apply
 from agents.ocf.log import Log
@@ -18,16 +18,20 @@ from agents.ocf.state import Record
 GONE = (errno.EADDRNOTAVAIL, errno.ENODEV)
 
 
-def remove(kernel: Rtnetlink, link: Link, copies: list[Address], record: Record, log: Log) -> None:
+def remove(kernel: Rtnetlink, link: Link, copies: list[Address], record: Record, claimed: set[str], log: Log) -> None:
     """Delete all copies of one address from one interface. The caller holds the interface's lock.
+
+    claimed   addresses other resources look after themselves: not written down, since they may be stopped before the
+              list is worked off, and must not come back then
 
     Raises OSError when the kernel refuses the deletion.
     """
     ip = copies[0].local
     apply(link.name, {"promote_secondaries": WANTED["promote_secondaries"]}, log)
-    kept = at_risk(ip, link.index, kernel.addresses(), kernel.routes(link.index))
-    if kept.addresses or kept.routes:
-        write_down(record, link, ip, kept, log)
+    kept = at_risk(ip, link.index, kernel.addresses(), routes_of(kernel, link, ip))
+    lasting = Keepsakes([one for one in kept.addresses if show_ipv4(one.local) not in claimed], kept.routes)
+    if lasting.addresses or lasting.routes:
+        write_down(record, link, ip, lasting, log)
     for copy in copies:
         try:
             kernel.delete_address(copy)
@@ -38,18 +42,29 @@ def remove(kernel: Rtnetlink, link: Link, copies: list[Address], record: Record,
     record.remove()
 
 
+def routes_of(kernel: Rtnetlink, link: Link, ip: int) -> list[Route]:
+    """Routes over the interface, and those over others that prefer the address as source: the kernel drops both."""
+    others = [route for route in kernel.routes_preferring(ip) if route.index != link.index]
+    return kernel.routes(link.index) + others
+
+
 def put_back(kernel: Rtnetlink, link: Link, ip: int, kept: Keepsakes, log: Log) -> None:
     """Re-add what is missing. A route the kernel refuses now depended on the virtual address; it is only logged."""
     if not kept.addresses and not kept.routes:
         return
-    for address in lost(ip, kept, kernel.addresses(), kernel.routes(link.index)).addresses:
+    indexes = {link.index, *(route.index for route in kept.routes)}
+
+    def routes() -> list[Route]:
+        return [route for index in indexes for route in kernel.routes(index)]
+
+    for address in lost(ip, kept, kernel.addresses(), routes()).addresses:
         log.warning(f"{address} vanished with {show_ipv4(ip)}; adding it again")
         try:
             kernel.add_address(address)
         except OSError as error:
             _refused(f"address {address}", error, log)
     # with their addresses some routes are back already
-    for route in lost(ip, kept, kernel.addresses(), kernel.routes(link.index)).routes:
+    for route in lost(ip, kept, kernel.addresses(), routes()).routes:
         log.warning(f"route {route} vanished with {show_ipv4(ip)}; adding it again")
         try:
             kernel.add_route(route, keep_source=route.preferred_source != ip)

@@ -7,7 +7,8 @@ puts them back. A lock per interface orders them; the kernel drops it when its h
 from __future__ import annotations
 
 import posix
-from fcntl import LOCK_EX, flock
+import time
+from fcntl import LOCK_EX, LOCK_NB, flock
 
 from agents.address.model import Link
 from agents.ocf.log import Log
@@ -22,26 +23,44 @@ if TYPE_CHECKING:
 WANTED = {"promote_secondaries": "1", "arp_notify": "1"}
 
 
+# A lock is held for milliseconds. Who holds it longer is frozen, and a stop that waits for ever fences the node.
+PATIENCE_S = 3.0
+POLL_S = 0.002
+
+
 class InterfaceLock:
-    """Exclusive among our agents on this node. Where the directory is not writable there is no lock: better than no
-    stop.
+    """Exclusive among our agents on this node. Where the directory is not writable, or the holder does not let go
+    within `patience_s`, there is no lock: better than no stop.
     """
 
-    def __init__(self, directory: str, nic: str) -> None:
+    def __init__(self, directory: str, nic: str, patience_s: float, log: Log) -> None:
         self.path = f"{directory}/VirtualIP-{nic}.lock"
+        self.patience_s = patience_s
+        self.log = log
         self._descriptor = -1
 
     def __enter__(self) -> InterfaceLock:
         try:
             ensure_directory(self.path.rpartition("/")[0])
             self._descriptor = posix.open(self.path, posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
-            flock(self._descriptor, LOCK_EX)
+            self._wait()
         except OSError:
             self._close()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._close()
+
+    def _wait(self) -> None:
+        end = time.monotonic() + self.patience_s
+        while True:
+            try:
+                return flock(self._descriptor, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    self.log.warning(f"{self.path} is held by another process; going on without it")
+                    return None
+            time.sleep(POLL_S)
 
     def _close(self) -> None:
         if self._descriptor >= 0:
@@ -101,10 +120,10 @@ def settings_record(directory: str, nic: str) -> Record:
     return Record(directory, f"VirtualIP-{nic}.settings")
 
 
-def claim(directory: str, own: Record, link: Link, ip: str, log: Log) -> None:
+def claim(directory: str, own: Record, link: Link, ip: str, patience_s: float, log: Log) -> None:
     """Before anything is touched: settings of the interface safe for secondaries, and ourselves on the list."""
     nic = link.name
-    with InterfaceLock(directory, nic):
+    with InterfaceLock(directory, nic, patience_s, log):
         remembered = settings_record(directory, nic)
         try:
             if not remembered.read():
@@ -115,15 +134,26 @@ def claim(directory: str, own: Record, link: Link, ip: str, log: Log) -> None:
         apply(nic, WANTED, log)
 
 
-def release(directory: str, own: Record, log: Log) -> None:
+def release(directory: str, own: Record, patience_s: float, log: Log) -> None:
     """Take ourselves off the list; the last one on the interface puts its settings back."""
     nic = own.read().get("nic", "")
     if not nic:
         own.remove()
         return
-    with InterfaceLock(directory, nic):
+    with InterfaceLock(directory, nic, patience_s, log):
         own.remove()
-        if nic not in Claims(directory, own).of_others().values():
-            remembered = settings_record(directory, nic)
-            apply(nic, {name: value for name, value in remembered.read().items() if name in WANTED}, log)
-            remembered.remove()
+        restore(directory, own, nic, log)
+
+
+def leave(directory: str, own: Record, nic: str, patience_s: float, log: Log) -> None:
+    """As `release`, for an interface that our claim does not name any more, since the address moved to another."""
+    with InterfaceLock(directory, nic, patience_s, log):
+        restore(directory, own, nic, log)
+
+
+def restore(directory: str, own: Record, nic: str, log: Log) -> None:
+    """Put the settings of an interface back unless others need them. The caller holds its lock."""
+    if nic not in Claims(directory, own).of_others().values():
+        remembered = settings_record(directory, nic)
+        apply(nic, {name: value for name, value in remembered.read().items() if name in WANTED}, log)
+        remembered.remove()

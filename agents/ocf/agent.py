@@ -32,7 +32,7 @@ from agents.ocf.exit_code import (
     OcfExit,
     ParameterError,
 )
-from agents.ocf.log import STDERR, Log, write_all
+from agents.ocf.log import STDERR, Log, printable, write_all
 from agents.ocf.parameter import Parameter
 from agents.ocf.signals import SIGALRM, alarm_in, on_signal
 from agents.ocf.state import Record, read_small
@@ -275,8 +275,8 @@ class Agent:
 
     def tell(self, reason: str) -> None:
         """Print the exit reason and log it. The manager shows the last one printed, cut at 128 characters."""
-        text = " ".join(reason.split())
-        data = text.encode("utf-8", "replace")
+        text = printable(" ".join(reason.split()))  # the manager puts it into XML
+        data = text.encode()
         shown = text if len(data) <= REASON_LIMIT else data[: REASON_LIMIT - 3].decode("utf-8", "ignore") + "..."
         prefix = self.environment.get("OCF_EXIT_REASON_PREFIX") or "ocf-exit-reason:"
         write_all(STDERR, f"{prefix}{shown}\n")

@@ -28,7 +28,7 @@ class Log:
     """Writes lines tagged `<Type>(<instance>)[<pid>]`. A successful monitor logs nothing above debug."""
 
     def __init__(self, tag: str, environment: Mapping[str, str]) -> None:
-        self.tag = f"{tag}[{posix.getpid()}]"
+        self.tag = f"{printable(tag)}[{posix.getpid()}]"
         self._facility = environment.get("HA_LOGFACILITY") or environment.get("HA_logfacility") or ""
         self._files = [environment.get("HA_LOGFILE") or environment.get("HA_logfile") or ""]
         self._debug = environment.get("HA_debug", "0") not in ("", "0")
@@ -52,19 +52,29 @@ class Log:
             self._write("debug", text)
 
     def _write(self, level: str, text: str) -> None:
+        # syslog refuses NUL and halves of characters, but scripts print them and process names hold them
+        text = printable(text)
         line = f"{time.strftime('%b %d %H:%M:%S')}  {self.tag}:    {level.upper()}: {text}\n"
         if posix.isatty(0):
             write_all(STDERR, line)
             return
         written = False
         if self._facility and self._facility != "none":
-            syslog.openlog(self.tag, 0, getattr(syslog, f"LOG_{self._facility.upper()}", syslog.LOG_DAEMON))
+            syslog.openlog(
+                self.tag,
+                0,
+                getattr(syslog, f"LOG_{self._facility.upper()}", syslog.LOG_DAEMON),
+            )
             syslog.syslog(PRIORITY[level], f"{level.upper()}: {text}")
             written = True
         for path in self._files:
             written = (bool(path) and append(path, line)) or written
         if not written:
             write_all(STDERR, line)
+
+
+def printable(text: str) -> str:
+    return text.replace("\0", "?").encode("utf-8", "replace").decode()
 
 
 def append(path: str, line: str) -> bool:

@@ -296,6 +296,6 @@ def duration_ms(text: str, bare_unit: str) -> int:
         units.append(unit)
         word = word[stop:]
     # "90" and "1.5s" are one part; only ISO 8601 strings together hours, minutes and seconds
-    if word or not units or (len(units) > 1 and not iso):
+    if word or not units or (len(units) > 1 and not iso) or total == float("inf"):
         raise ValueError("must be a duration such as 500ms, 30s, 2m or PT30S")
     return round(total)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 OUTPUT_LIMIT_BYTES = 64 * 1024
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DESCRIPTOR_LIMIT = 1 << 20
+# SIGKILL works at once, except on a process that waits for a dead disk or server: that one is left to itself
+VANISH_WAIT_S = 0.1
 
 
 class User:
@@ -130,7 +132,7 @@ def spawn(launch: Launch, write_down: Callable[[int], None], *, own_session: boo
     except BaseException:
         # the gate is shut, so it ends at once; a deadline may also strike while it changes into a hanging directory
         posix.kill(pid, SIGKILL)
-        posix.waitpid(pid, 0)
+        has_ended(pid, VANISH_WAIT_S)
         raise
     finally:
         posix.close(trouble)
@@ -221,8 +223,9 @@ def wait_for_group(pid: int, limit_s: float) -> tuple[int, bool]:
         # also when our own deadline strikes. The child is not reaped yet, so its number still means this group
         if timed_out:
             posix.killpg(pid, SIGKILL)
-        code = exit_code_of(pid)
-    return code, timed_out
+    if timed_out and not has_ended(pid, VANISH_WAIT_S):
+        return -SIGKILL, True
+    return exit_code_of(pid), timed_out
 
 
 def has_ended(pid: int, limit_s: float) -> bool:

@@ -6,6 +6,8 @@ import fcntl
 import posix
 import time
 
+from agents.ocf.state import ensure_directory
+
 POLL_S = 0.05
 
 
@@ -17,6 +19,7 @@ class Lock:
 
     def __init__(self, path: str, patience_s: float) -> None:
         flags = posix.O_RDWR | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC
+        ensure_directory(path.rpartition("/")[0])
         self.descriptor = posix.open(path, flags, 0o600)
         self.patience_s = patience_s
 

@@ -99,6 +99,7 @@ class Subject:
         self.instance = instance
         self.parameters = dict(parameters)
         self.timeout_s = timeout_s
+        self.surroundings: dict[str, str] = {}  # more of what the manager passes on
         self.run_directory = cell.directory / f"run-{instance}"
         self.run_directory.mkdir(exist_ok=True)
 
@@ -111,6 +112,7 @@ class Subject:
             "HA_RSCTMP": str(self.run_directory),
             "HA_LOGFILE": str(self.cell.directory / "ha.log"),
             "OCF_RESKEY_CRM_meta_timeout": str(int(timeout_s * 1000)),
+            **self.surroundings,
             **{f"OCF_RESKEY_{name}": value for name, value in self.parameters.items()},
         }
         if action == "monitor" and not is_probe:

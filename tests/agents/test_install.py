@@ -75,3 +75,10 @@ def test_psutil_is_found_by_the_agents_and_only_when_asked_for(installed: Path) 
     )
     done = subprocess.run(["/usr/bin/python3", "-IS", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+def test_a_wrong_option_ends_with_the_usage_code_and_points_to_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        install.main(["--rot", "/tmp/x"])
+    assert ended.value.code == 64
+    assert "see mirrorha-install-agents -h" in capsys.readouterr().err

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
 
+from agents.install import find_agents
 from tests.agents.namespaces import AGENT, Network
 
 pytestmark = pytest.mark.namespaces
@@ -35,3 +37,27 @@ def test_pcs_describes_the_agent(net: Network) -> None:
     assert "ip (required) (unique group: addr)" in shown
     assert "conflict_check" in shown
     assert "stop:" in shown
+
+
+def test_crmsh_and_pcs_show_every_parameter_of_every_agent(net: Network) -> None:
+    for agent in find_agents():
+        name = f"ocf:mirrorha:{agent.__name__}"
+        for command in (("crm", "ra", "info", name), ("pcs", "resource", "describe", name)):
+            shown = net.alpha.run(*command)
+            for parameter in agent.parameters():
+                assert re.search(rf"^\s*{parameter.name}\b", shown, re.MULTILINE), (
+                    f"{' '.join(command)}: {parameter.name}"
+                )
+
+
+def test_the_meta_data_of_every_agent_is_valid_by_the_dtd_of_resource_agents(net: Network) -> None:
+    for agent in find_agents():
+        shown = net.alpha.run(f"{AGENT}/{agent.__name__}", "meta-data")
+        checked = subprocess.run(
+            ["xmllint", "--noout", "--valid", "-"],
+            input=shown,
+            text=True,
+            cwd="/usr/share/resource-agents",
+            check=False,
+        )
+        assert checked.returncode == 0, agent.__name__

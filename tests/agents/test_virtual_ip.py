@@ -80,12 +80,12 @@ def test_the_first_announcement_comes_at_once_as_request_and_reply_and_the_rest_
 
 def test_a_second_start_changes_nothing_and_announces_once_more(net: Network) -> None:
     start(net.alpha)
-    before = net.alpha.json("address", "show", "dev", "eth0")
+    before = net.alpha.json("-4", "address", "show", "dev", "eth0")
     with Listener(net.hub, "br0") as wire:
         start(net.alpha, garp_count="5")
         frames = wire.announcements(VIP, 3, 0.5)
     assert [arp.operation for _, arp in frames] == [REQUEST, REPLY]
-    assert net.alpha.json("address", "show", "dev", "eth0") == before
+    assert net.alpha.json("-4", "address", "show", "dev", "eth0") == before
 
 
 def test_stop_ends_the_helper_so_that_nothing_announces_an_address_that_left(net: Network) -> None:
@@ -421,3 +421,54 @@ def test_a_read_only_state_directory_keeps_neither_start_nor_stop_from_working(n
         assert net.alpha.addresses() == HOME
     finally:
         net.alpha.run("umount", STATE)
+
+
+def test_a_default_route_over_another_interface_survives_when_its_preferred_source_leaves(net: Network) -> None:
+    start(net.alpha, nic="eth1", cidr_netmask="24", conflict_check="off")
+    net.alpha.ip(f"route replace default via 10.77.0.254 dev eth0 src {VIP}")
+    assert act(net.alpha, "stop", nic="eth1", cidr_netmask="24").code == 0
+    assert "default via 10.77.0.254" in net.alpha.routes()
+
+
+# --- several resources, and one resource configured anew -------------------------------------------------------------
+
+
+def test_a_frozen_holder_of_the_lock_does_not_make_a_stop_fail(net: Network) -> None:
+    start(net.alpha)
+    with subprocess.Popen(
+        net.alpha.enter("flock", f"{STATE}/VirtualIP-eth0.lock", "cat"), stdin=subprocess.PIPE
+    ) as holder:
+        held = f"flock -n {STATE}/VirtualIP-eth0.lock true || echo held"
+        wait_until(lambda: net.alpha.run("sh", "-c", held) == "held\n")
+        ran = act(net.alpha, "stop", timeout_ms=4000)
+        holder.communicate()
+    assert (ran.code, "is held by another process" in ran.errors) == (0, True)
+    assert net.alpha.addresses() == HOME
+
+
+@pytest.mark.parametrize("action", ["stop", "start"])
+def test_an_address_configured_anew_does_not_leave_the_former_one_behind(net: Network, action: str) -> None:
+    start(net.alpha)
+    assert act(net.alpha, action, ip="10.77.0.51").code == 0
+    assert f"{VIP}/24" not in net.alpha.addresses()
+    assert act(net.alpha, "stop", ip="10.77.0.51").code == 0
+    assert net.alpha.addresses() == HOME
+
+
+def test_a_former_address_that_another_resource_took_over_stays(net: Network) -> None:
+    start(net.alpha)
+    start(net.alpha, instance="second")
+    assert act(net.alpha, "stop", ip="10.77.0.51").code == 0
+    assert net.alpha.addresses() == [*HOME, f"{VIP}/24"]
+
+
+def test_the_settings_of_an_interface_are_put_back_when_the_address_moves_to_another(net: Network) -> None:
+    net.alpha.setting("promote_secondaries", "0")
+    net.alpha.setting("arp_notify", "0")
+    either = {"nic": "eth0 eth1", "cidr_netmask": "24", "conflict_check": "off"}
+    start(net.alpha, **either)
+    net.hub.ip("link set alpha0 down")
+    start(net.alpha, **either)
+    assert (net.alpha.setting("promote_secondaries"), net.alpha.setting("arp_notify")) == ("0", "0")
+    assert act(net.alpha, "stop", **either).code == 0
+    assert net.alpha.run("sh", "-c", f"ls {STATE} | grep -v lock || true") == ""

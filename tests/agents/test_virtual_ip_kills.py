@@ -110,3 +110,19 @@ def test_a_stop_killed_anywhere_is_finished_by_the_next_stop_and_the_host_keeps_
         assert net.alpha.routes() == own_routes, f"step {step}"
         virtual_address_first()
     assert seen == {True, False}, "no kill fell before, or none after, the address was deleted"
+
+
+def test_a_stop_killed_and_resumed_later_does_not_bring_back_an_address_stopped_meanwhile(net: Network) -> None:
+    other = {**QUICK, "ip": "10.77.0.51", "instance": "second"}
+    net.alpha.ip("address flush dev eth0")
+    seen = False
+    for options in (QUICK, other):
+        assert net.alpha.agent("start", **options).code == 0
+    for step in killed_at_each_step(net.alpha, "stop"):
+        seen = seen or f"{VIP}/24" in net.alpha.addresses()
+        assert net.alpha.agent("stop", **other).code == 0, f"step {step}"
+        assert net.alpha.agent("stop", **QUICK).code == 0, f"step {step}"
+        assert net.alpha.addresses() == [], f"step {step}: the other address would be on two nodes"
+        for options in (QUICK, other):
+            assert net.alpha.agent("start", **options).code == 0
+    assert seen

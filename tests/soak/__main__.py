@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.soak import evidence, fresh_clone, killed_labs, power_cuts
+from tests.soak import evidence, fresh_clone, killed_labs, outages, power_cuts
 
-CASES = {module.CASE.name: module.CASE for module in (power_cuts, killed_labs, fresh_clone)}
+CASES = {module.CASE.name: module.CASE for module in (power_cuts, outages, killed_labs, fresh_clone)}
 
 
 def main() -> None:

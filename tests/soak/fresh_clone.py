@@ -1,6 +1,6 @@
 """A fresh clone in an empty Debian: nothing is typed but `make test` and `make demo`.
 
-debootstrap makes the root; the clone goes into it; the two commands run in a chroot of it. Certificates and package
+debootstrap makes the root; the clone goes into it; the two commands run with it as "/". Certificates and package
 settings of this machine's network are the site's affair and are copied in, as an admin would.
 """
 
@@ -49,10 +49,15 @@ def bootstrap() -> float:
 
 
 def run_in_root(command: str) -> tuple[int, str, float]:
-    """One command in the clone, in mount and PID namespaces of its own: whatever it leaves dies with them."""
+    """One command in the clone, in mount and PID namespaces of its own: whatever it leaves dies with them.
+
+    The new root becomes "/" by pivot_root, as in a container: below a plain chroot "/" is no mount point, and unshare
+    refuses to make it private.
+    """
     enter = (
-        f"mount --rbind /dev {ROOT}/dev && mount -t proc proc {ROOT}/proc && mount -t sysfs sysfs {ROOT}/sys && "
-        f"mount -t tmpfs tmpfs {ROOT}/run && exec chroot {ROOT} /bin/sh -c 'cd /root/mirrorha && exec {command}'"
+        f"mount --bind {ROOT} {ROOT} && mount --rbind /dev {ROOT}/dev && mount -t proc proc {ROOT}/proc && "
+        f"mount -t sysfs sysfs {ROOT}/sys && mount -t tmpfs tmpfs {ROOT}/run && cd {ROOT} && pivot_root . mnt && "
+        f"umount -l /mnt && cd /root/mirrorha && exec {command}"
     )
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
     environment |= {name: os.environ[name] for name in SITE_VARIABLES if name in os.environ}

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.soak.evidence import PROJECT, Case, Figures
@@ -19,9 +19,7 @@ LONGEST_LIFE_S = 8.0
 GONE_DEADLINE_S = 15.0
 
 OWNER = """
-import sys, time
-from pathlib import Path
-from tempfile import TemporaryDirectory
+import time
 from vagrant.namespaces.lab import Lab
 with Lab(engine="debian") as lab:
     while True:
@@ -33,8 +31,8 @@ with Lab(engine="debian") as lab:
 """
 
 
-def kill_three(seed: int) -> Figures:
-    """Raises AssertionError that lists what was left."""
+def kill_three(seed: int, look: Callable[[], list[str]] = leftovers, longest_life_s: float = LONGEST_LIFE_S) -> Figures:
+    """Start three, kill each at its moment, `look` at what is left. Raises AssertionError that lists it."""
     chance = random.Random(seed)
     owners = [
         subprocess.Popen(
@@ -42,7 +40,7 @@ def kill_three(seed: int) -> Figures:
         )
         for _ in range(LABORATORIES)
     ]
-    lives = sorted((chance.uniform(0.05, LONGEST_LIFE_S), index) for index in range(LABORATORIES))
+    lives = sorted((chance.uniform(0.05, longest_life_s), index) for index in range(LABORATORIES))
     start = time.monotonic()
     processes: set[int] = set()
     victims = []
@@ -56,7 +54,7 @@ def kill_three(seed: int) -> Figures:
         owners[index].kill()
         owners[index].wait()
     deadline = time.monotonic() + GONE_DEADLINE_S
-    while (left := leftovers()) or any(Path(f"/proc/{pid}").exists() for pid in processes):
+    while (left := look()) or any(Path(f"/proc/{pid}").exists() for pid in processes):
         assert time.monotonic() < deadline, f"seed {seed}: left behind: {left or processes}"
         time.sleep(0.05)
     return {"seed": seed, "lives_s": [round(life_s, 2) for life_s, _ in lives], "processes": len(processes), "left": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -12,8 +13,9 @@ import psutil
 def footprint(owner_pid: int) -> list[int]:
     """Every process below `owner_pid`, each before what it started."""
     found = []
-    for child in psutil.Process(owner_pid).children():
-        found += [child.pid, *footprint(child.pid)]
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may end while we look
+        for child in psutil.Process(owner_pid).children():
+            found += [child.pid, *footprint(child.pid)]
     return found
 
 

@@ -54,3 +54,11 @@ def test_a_silent_node_neither_hears_nor_speaks_on_any_cable() -> None:
     rules = drops(CableFaults(silent={"alpha"}))
     assert any(rule.startswith("iifname") and "alpha.eth1" in rule and "alpha.eth3" in rule for rule in rules)
     assert any(rule.startswith("oifname") for rule in rules)
+
+
+def test_a_delayed_frame_is_drawn_for_loss_once_like_any_other() -> None:
+    """It crosses two bridges of the hub on its way, by the cable's end and by the relay's."""
+    delayed: Ports = {("data", "alpha"): ("alpha.eth3", "alpha.eth3.b"), ("data", "beta"): ("beta.eth3", "beta.eth3.b")}
+    for rule in drops(CableFaults(loss_percent={"data": 30}), delayed):
+        assert '"alpha.eth3.b", "beta.eth3.b"' in rule
+        assert '"alpha.eth3"' not in rule

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
+import select
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vagrant.engines.layers import Layers
-from vagrant.namespaces.lab import Lab, LabError
+from vagrant.namespaces.lab import CLEAN_ENVIRONMENT, Lab, LabError
 
-REGISTRY = Path("/run/mirrorha-lab.json")
-"""Which laboratory the verbs mean: the one brought up by `up`. Tests keep theirs to themselves."""
+REGISTRY = Path(os.environ.get("MIRRORHA_LAB", "/run/mirrorha-lab.json"))
+"""Which laboratory the verbs mean: the one brought up by `up`. A second one needs another file in MIRRORHA_LAB."""
+LOG = REGISTRY.with_suffix(".log")
+"""Messages of that laboratory; not the terminal, which a `vagrant/lab up | tee` would then never let go."""
+DOWN_DEADLINE_S = 3.0
 
 EXAMPLES = """examples:
   vagrant/lab up --engine debian       two nodes with Debian's corosync and pacemaker, and a client
@@ -23,8 +30,10 @@ EXAMPLES = """examples:
   vagrant/lab run beta crm_mon -1      one command in a node
   vagrant/lab power-cut alpha          what a pulled mains plug does
   vagrant/lab cut heartbeat --from alpha --to beta
-  vagrant/lab heal                     all cables as new
+  vagrant/lab heal                     ends every cut, loss and delay
+  vagrant/lab serial "noise 5"         one byte in twenty arrives damaged
   vagrant/lab down
+  MIRRORHA_LAB=/run/second.json vagrant/lab up      one more beside it; so for its verbs too
 """
 
 
@@ -37,14 +46,23 @@ def main() -> None:
 
 
 def up(options: argparse.Namespace) -> None:
-    with contextlib.suppress(LabError):
-        running()
-        raise SystemExit("lab: one is up already; vagrant/lab down first")
-    lab = Lab(options.engine, options.fencing, layers=Layers.build(), owned=False)
-    REGISTRY.write_text(
-        json.dumps({"unshare_pid": lab.unshare_pid, "start_time": start_time(lab.unshare_pid)}), encoding="utf-8"
-    )
-    lab.process = None  # it stays when this command ends
+    if os.geteuid() != 0:
+        raise LabError("the laboratory makes namespaces and bridges; run it as root")
+    with REGISTRY.open("a+", encoding="utf-8") as registry, LOG.open("w", encoding="utf-8") as log:
+        fcntl.flock(registry, fcntl.LOCK_EX)  # of two that come at once, the second shall see the first one's
+        with contextlib.suppress(LabError):
+            running()
+            raise SystemExit("lab: one is up already; vagrant/lab down first")
+        try:
+            lab = Lab(options.engine, options.fencing, layers=Layers.build(), log=log)
+        except subprocess.CalledProcessError as error:
+            raise LabError(f"the agents cannot be installed for the nodes ({error}); see above") from error
+        except LabError:
+            sys.stderr.write(LOG.read_text(encoding="utf-8", errors="replace"))
+            raise
+        entry = {"unshare_pid": lab.unshare_pid, "start_time": start_time(lab.unshare_pid)}
+        REGISTRY.write_text(json.dumps(entry), encoding="utf-8")
+        lab.leave()  # only now: whoever kills this command earlier must not be left with what no verb can reach
     print(f"laboratory up: {', '.join(lab.description.nodes)} (engine {options.engine}, fencing {options.fencing})")
 
 
@@ -54,24 +72,44 @@ def running() -> Lab:
         entry = json.loads(REGISTRY.read_text(encoding="utf-8"))
         if start_time(entry["unshare_pid"]) != entry["start_time"]:
             raise ProcessLookupError
-    except (OSError, ValueError):
+    except (OSError, ValueError, LookupError, TypeError):
         raise LabError("no laboratory is up; vagrant/lab up") from None
     return Lab.running(entry["unshare_pid"])
 
 
 def start_time(pid: int) -> str:
-    """Field 22 of proc(5) stat: tells a process from a later one with the same number."""
-    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    """Field 22 of proc(5) stat: tells a process from a later one with the same number.
+
+    Raises OSError when there is none, or only one that ended and was not fetched by its parent yet.
+    """
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    if fields[0] == "Z":
+        raise ProcessLookupError(f"process {pid} has ended")
+    return fields[19]
 
 
 def down(options: argparse.Namespace) -> None:
-    running().ask("down")
-    REGISTRY.unlink(missing_ok=True)
+    """Returns when nothing of it is left; a supervisor that does not answer is killed."""
+    lab = running()
+    try:
+        watch = os.pidfd_open(lab.unshare_pid)
+    except ProcessLookupError:
+        return
+    patience_s = DOWN_DEADLINE_S
+    try:
+        lab.ask("down", timeout_s=DOWN_DEADLINE_S)
+    except LabError:
+        patience_s = 0.0
+    if not select.select([watch], [], [], patience_s)[0]:
+        signal.pidfd_send_signal(watch, signal.SIGKILL)  # unshare takes the supervisor with it, and that one the rest
+        select.select([watch], [], [], DOWN_DEADLINE_S)
+    REGISTRY.write_text("", encoding="utf-8")  # not unlinked: `up` locks this very file
 
 
 def run(options: argparse.Namespace) -> None:
+    """The terminal's kind is all that a node inherits from the caller."""
     words = running().enter(options.node) + (options.command or ["bash", "-i"])
-    os.execvp(words[0], words)
+    os.execvpe(words[0], words, {**CLEAN_ENVIRONMENT, "TERM": os.environ.get("TERM", "dumb")})
 
 
 def status(options: argparse.Namespace) -> None:
@@ -84,6 +122,8 @@ def status(options: argparse.Namespace) -> None:
     for name, node in facts["nodes"].items():
         addresses = ", ".join(f"{on} {at.ip}" for on, at in lab.description.nodes[name].addresses.items())
         print(f"  {name:8} {node['power']:6} {addresses}")
+    for node, network in facts["pulled"]:
+        print(f"  pulled   {network}: {node}")
     for network, source, target in facts["cuts"]:
         print(f"  cut      {network}: {source or 'all'} -> {target or 'all'}")
     for network, percent in facts["loss_percent"].items():

@@ -32,6 +32,8 @@ class Hub:
         self.route = IPRoute()
         self.plugged: set[tuple[str, str]] = set()
         """(network, node) of the cables that exist, whether or not they carry anything."""
+        self.pulled: set[tuple[str, str]] = set()
+        """(network, node) of the cables that someone pulled: they stay so when the node is switched off and on."""
         self.relays: dict[tuple[str, str], subprocess.Popen[str]] = {}
         self.delay_ms: dict[str, int] = {}
 
@@ -74,6 +76,9 @@ class Hub:
                 )  # fmt: skip
                 if network.gateway is not None:
                     inside.route("add", dst="default", gateway=str(network.gateway))
+        for name in node.addresses:
+            if (name, node.name) in self.pulled:
+                self._set_port(node, self.description.networks[name], "down")
         self.apply()
 
     def unplug(self, node: Node) -> None:
@@ -86,8 +91,22 @@ class Hub:
         self.apply()
 
     def set_carrier(self, node: Node, network: Network, state: str) -> None:
-        """`state` "down" pulls the cable at the hub: the node's NIC loses its carrier."""
-        self.route.link("set", index=self._index(port_name(network, node)), state=state)
+        """`state` "down" pulls the cable at the hub: the node's NIC loses its carrier. It stays pulled until "up"."""
+        if state == "down":
+            self.pulled.add((network.name, node.name))
+        else:
+            self.pulled.discard((network.name, node.name))
+        self._set_port(node, network, state)
+
+    def silence(self, node: Node) -> None:
+        """No word of this node gets out any more: all its cables lose their carrier until it is plugged in again."""
+        for name in node.addresses:
+            self._set_port(node, self.description.networks[name], "down")
+
+    def _set_port(self, node: Node, network: Network, state: str) -> None:
+        """A cable that is not there, of a node that is off or lost its NIC, needs nothing."""
+        for index in self.route.link_lookup(ifname=port_name(network, node)):
+            self.route.link("set", index=index, state=state)
 
     def apply(self) -> None:
         """Let the faults as they are now take effect. Raises subprocess.CalledProcessError."""

@@ -46,11 +46,10 @@ class Lab:
         layers: tuple[Path, ...] = (),
         disk_directory: Path = Path("/var/tmp"),
         log: IO[str] | None = None,
-        owned: bool = True,
     ) -> None:
         """Build the laboratory; it is wired and its nodes are booting when this returns.
 
-        The content of each of `layers` is copied over each node's root. An owned laboratory ends with this process.
+        The content of each of `layers` is copied over each node's root; messages of the laboratory go to `log`.
         Raises LabError with the remedy when it cannot be built.
         """
         if os.geteuid() != 0:
@@ -60,8 +59,8 @@ class Lab:
         command += [word for layer in layers for word in ("--layer", str(layer))]
         self.description = description.read()
         self.process: subprocess.Popen[str] | None = subprocess.Popen(
-            command + (["--owned"] if owned else []), cwd=PROJECT, stdout=subprocess.PIPE, stderr=log, text=True,
-            stdin=subprocess.PIPE if owned else subprocess.DEVNULL, start_new_session=True,
+            command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            start_new_session=True,
         )  # fmt: skip
         self.unshare_pid = self.process.pid
         assert self.process.stdout is not None
@@ -72,6 +71,13 @@ class Lab:
             raise LabError(
                 f"the laboratory's supervisor ended before it was ready ({line or 'no message'}); see its messages"
             )
+
+    def leave(self) -> None:
+        """Let the laboratory stand when this process ends; until then every death of ours ends it."""
+        assert self.process is not None and self.process.stdin is not None
+        self.process.stdin.write("stay\n")
+        self.process.stdin.close()
+        self.process = None
 
     @classmethod
     def running(cls, unshare_pid: int) -> Lab:
@@ -170,7 +176,10 @@ class Lab:
 
     def node_pid(self, node: str) -> int:
         """Process id of the node's init as this process sees it. Raises LabError when the node is off."""
-        unshare_in_lab = self.status()["nodes"][node]["unshare_pid"]
+        nodes = self.status()["nodes"]
+        if node not in nodes:
+            raise LabError(f"node {node}: is not in this laboratory; choose one of {', '.join(nodes)}")
+        unshare_in_lab = nodes[node]["unshare_pid"]
         if unshare_in_lab is None:
             raise LabError(f"node {node} is off; power-on {node} first")
         for pid in _children(self.supervisor_pid):
@@ -181,10 +190,11 @@ class Lab:
     def enter(self, node: str) -> list[str]:
         """The words that put a command into a node: [*lab.enter("alpha"), "ip", "addr"].
 
-        nsenter stays outside as the parent of the command; setpriv makes the command die with it.
+        A parent stays outside of the node; setpriv makes the command die with it. It is `timeout` without a limit,
+        because nsenter would stop itself for ever when the node is paused.
         """
-        words = ["nsenter", "-t", str(self.node_pid(node)), "-n", "-m", "-u", "-i", "-p", "-r", "-w", "--"]
-        return [*words, "setpriv", "--pdeathsig", "KILL", "--"]
+        words = ["nsenter", "-F", "-t", str(self.node_pid(node)), "-n", "-m", "-u", "-i", "-p", "-r", "-w", "--"]
+        return [*words, "timeout", "--foreground", "0", "setpriv", "--pdeathsig", "KILL", "--"]
 
     def enter_hub(self) -> list[str]:
         """The words that put a command where all cables meet."""
@@ -207,10 +217,10 @@ class Lab:
         """The node for testinfra; the object stays valid over power cycles."""
         return Host(NsenterBackend(functools.partial(self.enter, node), node))
 
-    def ask(self, verb: str, **arguments: Any) -> Any:
+    def ask(self, verb: str, timeout_s: float = REQUEST_TIMEOUT_S, **arguments: Any) -> Any:
         """One request to the supervisor. Raises LabError with its answer when it refuses."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(REQUEST_TIMEOUT_S)
+            connection.settimeout(timeout_s)
             try:
                 connection.connect(f"/proc/{self.supervisor_pid}/root/{CONTROL}")
                 connection.sendall(json.dumps({"verb": verb, "arguments": arguments}).encode() + b"\n")

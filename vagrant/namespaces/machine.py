@@ -52,6 +52,7 @@ class Machine:
         self.outlets: list[str] = []
         """Unix sockets of the laboratory that appear in the node's /run/lab."""
         self.unshare: subprocess.Popen[str] | None = None
+        self.stopped_before_pause: set[int] = set()
         self.disk: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True)
         self.root_upper.mkdir()
@@ -138,15 +139,28 @@ class Machine:
         """The last act of a power cut: nothing in the node runs another instruction."""
         if self.unshare is None:
             return
-        with contextlib.suppress(MachineError, ProcessLookupError):
-            os.kill(self.init_pid, signal.SIGKILL)
+        init_pid = None
+        with contextlib.suppress(MachineError, OSError):
+            init_pid = self.init_pid
+        # unshare first, which takes init with it: one that outlives a killed init complains, since it cannot die alike
+        self.unshare.kill()
         self.unshare.wait()
+        if init_pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(init_pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(init_pid, 0)  # an orphan is a child of PID 1, which we are
         if self.unshare.stdout is not None:
             self.unshare.stdout.close()
         self.unshare = None
         self.power = Power.OFF
         for leftover in self.directory.glob("work*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+    @property
+    def ended_by_itself(self) -> bool:
+        """Whether the node's init is gone without a power cut, as after `reboot -f` in the node."""
+        return self.unshare is not None and self.unshare.poll() is not None
 
     def processes(self) -> list[int]:
         """Every process that lives in the node's PID namespace, init first."""
@@ -163,7 +177,9 @@ class Machine:
     def pause(self) -> None:
         """Stop every process of the node, as a hypervisor stops a machine. Raises MachineError."""
         if self.power is not Power.ON:
-            raise MachineError(self.node.name, f"is {self.power.value}", f"power-on {self.node.name} first")
+            remedy = "resume" if self.power is Power.PAUSED else "power-on"
+            raise MachineError(self.node.name, f"is {self.power.value}", f"{remedy} {self.node.name} first")
+        self.stopped_before_pause = {pid for pid in self.processes() if _state(pid) == "T"}
         deadline = time.monotonic() + PAUSE_DEADLINE_S
         while running := [pid for pid in self.processes() if _state(pid) not in ("T", "Z", "X")]:
             for pid in running:  # again and again: a process may fork while we walk
@@ -178,10 +194,13 @@ class Machine:
 
     def resume(self) -> None:
         if self.power is not Power.PAUSED:
-            raise MachineError(self.node.name, f"is {self.power.value}, not paused", f"pause {self.node.name} first")
+            raise MachineError(
+                self.node.name, f"is {self.power.value}, not paused", "see `status`; only a paused node can go on"
+            )
         for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+            if pid not in self.stopped_before_pause:  # a program that hangs goes on hanging
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
         self.power = Power.ON
 
     def tell_disk(self, **request: Any) -> dict[str, Any]:

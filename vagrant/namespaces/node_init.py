@@ -67,6 +67,11 @@ def make_root(boot: NodeBoot) -> None:
     for kind, path in (("proc", "/proc"), ("sysfs", "/sys")):
         os.makedirs(root + path, exist_ok=True)
         mount(kind, root + path, kind, MS_NOSUID | MS_NODEV)
+    # the kernel belongs to the machine: a cluster manager that panics its node must not restart everybody's
+    for path in ("/proc/sysrq-trigger", "/proc/sys/kernel/sysrq"):
+        if os.path.exists(root + path):
+            mount(root + path, root + path, None, MS_BIND)
+            mount(None, root + path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
     if os.path.isdir(root + "/sys/fs/fuse/connections"):
         mount("fusectl", root + "/sys/fs/fuse/connections", "fusectl")
     os.chroot(root)

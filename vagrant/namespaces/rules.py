@@ -68,7 +68,8 @@ def _cut(cut: Cut, ports: Ports) -> list[tuple[str, str]]:
 
 
 def _loss(network: str, percent: int, ports: Ports) -> list[tuple[str, str]]:
-    names = _names(ports, network, None)
+    # only the end at the network: a delayed frame crosses two bridges and must not be drawn twice
+    names = [names[-1] for (on, _), names in ports.items() if on == network]
     if not names or percent <= 0:
         return []
     chance = f"numgen random mod 100 < {percent}"

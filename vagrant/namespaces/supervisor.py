@@ -19,11 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyroute2.netlink.exceptions import NetlinkError
+
 from vagrant import description as lab_description
 from vagrant.engines import Engine, Fencing, catalogue
 from vagrant.namespaces.hub import Hub
 from vagrant.namespaces.machine import PYTHON, Machine, MachineError, Power
 from vagrant.namespaces.rules import Cut
+from vagrant.namespaces.serial_line import Fault as SerialFault
+from vagrant.namespaces.serial_line import after_order
 
 RUN = Path("/run/lab")
 CONTROL, POWER_SWITCH = RUN / "control", RUN / "power"
@@ -31,10 +35,19 @@ SERIAL_LINE = Path(__file__).parent / "serial_line.py"
 PROJECT = Path(__file__).resolve().parents[2]
 REQUEST_TIMEOUT_S = 5.0
 REQUEST_BYTES_MAX = 65536
+DELAY_MS_MAX = 120_000
+"""Two relays share it; each takes up to a minute."""
+
+
+class VerbError(Exception):
+    """The laboratory cannot do what was asked. Names the object, the fact and the remedy."""
+
+    def __init__(self, what: str, fact: str, remedy: str) -> None:
+        super().__init__(f"{what}: {fact}; {remedy}")
 
 
 class Supervisor:
-    """Carries out verbs. Methods named like the verbs; each raises MachineError or KeyError for what does not exist."""
+    """Carries out verbs, by methods named like them. Each raises MachineError or VerbError for what does not exist."""
 
     def __init__(self, engine: Engine, fencing: Fencing, layers: list[str], disk_directory: str) -> None:
         self.description = lab_description.read()
@@ -73,15 +86,17 @@ class Supervisor:
         machine = self._machine(node)
         if machine.power is Power.OFF:
             return
-        for name in machine.node.addresses:
-            self.hub.set_carrier(machine.node, self.description.networks[name], "down")
+        self.hub.silence(machine.node)
         if machine.disk is not None:
             machine.tell_disk(do="freeze")
+        self._switched_off(machine, self.keep)
+
+    def _switched_off(self, machine: Machine, keep: str) -> None:
         machine.kill()
-        self.hub.faults.silent.discard(node)
+        self.hub.faults.silent.discard(machine.node.name)
         self.hub.unplug(machine.node)
         if machine.disk is not None:
-            machine.tell_disk(do="power-loss", keep=self.keep)
+            machine.tell_disk(do="power-loss", keep=keep)
 
     def power_on(self, node: str) -> None:
         machine = self._machine(node)
@@ -115,10 +130,14 @@ class Supervisor:
         self._set_carrier(node, nic, "up")
 
     def cut(self, network: str, source: str | None = None, target: str | None = None) -> None:
+        self._network(network)
         for name in (source, target):
-            if name is not None:
-                self._machine(name)
-        self.hub.faults.cuts.add(Cut(self._network(network), source, target))
+            if name is not None and network not in self._machine(name).node.addresses:
+                attached = ", ".join(self._machine(name).node.addresses)
+                raise MachineError(name, f"is not on network {network}", f"choose one of {attached}")
+        if source is not None and source == target:
+            raise MachineError(source, "sends nothing to itself over a cable", "give two nodes")
+        self.hub.faults.cuts.add(Cut(network, source, target))
         self.hub.apply()
 
     def heal(self, network: str | None = None) -> None:
@@ -133,12 +152,19 @@ class Supervisor:
 
     def loss(self, network: str, percent: int) -> None:
         if not 0 <= percent <= 100:
-            raise MachineError(network, f"{percent} % of the frames cannot get lost", "give 0 to 100")
+            raise VerbError(f"network {network}", f"{percent} % of the frames cannot get lost", "give 0 to 100")
         self.hub.faults.loss_percent[self._network(network)] = percent
+        if percent == 0:
+            del self.hub.faults.loss_percent[network]
         self.hub.apply()
 
     def delay(self, network: str, delay_ms: int) -> None:
-        self.hub.set_delay(self.description.networks[self._network(network)], delay_ms)
+        self._network(network)
+        if not 0 <= delay_ms <= DELAY_MS_MAX:
+            raise VerbError(
+                f"network {network}", f"a delay of {delay_ms} ms is not possible", f"give 0 to {DELAY_MS_MAX}"
+            )
+        self.hub.set_delay(self.description.networks[network], delay_ms)
 
     # disks and serial lines
 
@@ -148,10 +174,16 @@ class Supervisor:
     def disk_keep(self, keep: str) -> None:
         """What the next power cuts leave of unflushed sectors: none, all or random."""
         if keep not in ("none", "all", "random"):
-            raise MachineError("disk", f'"{keep}" is no way to lose power', "choose none, all or random")
+            raise VerbError("disk-keep", f'"{keep}" is no way to lose power', "choose none, all or random")
         self.keep = keep
 
     def serial_fault(self, fault: str) -> None:
+        try:
+            after_order(SerialFault(), fault)
+        except ValueError as error:
+            raise VerbError(
+                "serial line", f'"{fault}" is no fault of it', "give cut, heal, or noise 0 to 100"
+            ) from error
         for line in self.serial:
             assert line.stdin is not None
             line.stdin.write(fault + "\n")
@@ -160,6 +192,8 @@ class Supervisor:
     # the laboratory
 
     def status(self) -> dict[str, Any]:
+        for name in self.machines:
+            self._machine(name)
         return {
             "name": self.description.name,
             "engine": self.engine.name,
@@ -171,6 +205,7 @@ class Supervisor:
                 }
                 for name, machine in self.machines.items()
             },
+            "pulled": sorted([node, network] for network, node in self.hub.pulled),
             "cuts": [[cut.network, cut.source, cut.target] for cut in self.hub.faults.cuts],
             "loss_percent": self.hub.faults.loss_percent,
             "delay_ms": self.hub.delay_ms,
@@ -190,21 +225,29 @@ class Supervisor:
 
     def _set_carrier(self, node: str, nic: str, state: str) -> None:
         machine = self._machine(node)
+        choices = []
         for name in machine.node.addresses:
             network = self.description.networks[name]
             if nic in (network.nic, name):
                 self.hub.set_carrier(machine.node, network, state)
                 return
-        raise MachineError(node, f"has no NIC {nic}", "see [network] in lab.toml")
+            choices.append(f"{network.nic} ({name})")
+        raise MachineError(node, f"has no NIC {nic}", f"choose one of {', '.join(choices)}")
 
     def _machine(self, name: str) -> Machine:
         if name not in self.machines:
             raise MachineError(name, "is not in this laboratory", f"choose one of {', '.join(self.machines)}")
-        return self.machines[name]
+        machine = self.machines[name]
+        if machine.ended_by_itself:  # it halted; its disk kept its power
+            if machine.disk is not None:
+                machine.tell_disk(do="freeze")
+            self._switched_off(machine, "all")
+        return machine
 
     def _network(self, name: str) -> str:
         if name not in self.description.networks:
-            raise MachineError(name, "is not a network here", f"choose one of {', '.join(self.description.networks)}")
+            choices = ", ".join(self.description.networks)
+            raise VerbError(f"network {name}", "is not in this laboratory", f"choose one of {choices}")
         return name
 
     def _join_serial_lines(self) -> list[subprocess.Popen[str]]:
@@ -246,7 +289,9 @@ class Outlet:
             except SystemExit:
                 connection.sendall(b'{"result": null}\n')
                 raise
-            except (MachineError, LookupError, OSError, ValueError, TypeError, subprocess.SubprocessError) as error:
+            except (MachineError, VerbError) as error:
+                answer = {"error": str(error)}
+            except (NetlinkError, LookupError, OSError, ValueError, TypeError, subprocess.SubprocessError) as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
             try:
                 connection.sendall(json.dumps(answer).encode() + b"\n")
@@ -265,7 +310,6 @@ def main() -> None:
     parser.add_argument("--fencing", default="power-switch", choices=[kind.value for kind in Fencing])
     parser.add_argument("--layer", action="append", default=[], help="directory copied over each node's root")
     parser.add_argument("--disk-directory", default="/var/tmp")
-    parser.add_argument("--owned", action="store_true", help="end when standard input ends")
     options = parser.parse_args()
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # PID 1 ignores what it does not handle
@@ -283,8 +327,13 @@ def main() -> None:
     loop = selectors.DefaultSelector()
     loop.register(control.socket, selectors.EVENT_READ, control.serve_one)
     loop.register(switch.socket, selectors.EVENT_READ, switch.serve_one)
-    if options.owned:
-        loop.register(sys.stdin, selectors.EVENT_READ, lambda: os.read(0, 4096) or sys.exit(0))
+
+    def owner_speaks() -> None:
+        if not os.read(0, 4096):
+            sys.exit(0)
+        loop.unregister(sys.stdin)  # whatever it says means: go on without me
+
+    loop.register(sys.stdin, selectors.EVENT_READ, owner_speaks)
     print("ready", flush=True)
     while True:
         for key, _ in loop.select():

@@ -253,6 +253,22 @@ def test_a_primary_endangers_the_secondaries_of_its_subnet_and_all_configured_ro
     assert (kept.addresses, kept.routes) == ([OWN_SECOND], [DEFAULT, TO_NEIGHBOUR, VIA_VIP])
 
 
+def test_a_route_over_another_interface_that_prefers_the_address_is_at_risk_too() -> None:
+    elsewhere = Route(3, 0, 0, gateway=True, preferred_source=VIP)
+    assert at_risk(VIP, 2, [OWN, VIP_SECOND], [elsewhere]).routes == [elsewhere]
+    assert at_risk(VIP, 2, [VIP_FIRST], [Route(3, 0, 0, gateway=True)]).routes == []
+
+
+def test_only_the_loopback_interface_itself_is_passed_over_and_not_all_whose_name_begins_alike() -> None:
+    onboard = Link(4, "lom1", flags=IFF_UP, carrier=True)
+    assert choose_link(Wish(VIP), [], [onboard], [net(4, "10.0.0.0", 24)]) is onboard
+
+
+def test_a_label_is_measured_in_the_bytes_that_the_kernel_counts() -> None:
+    assert "longer" in contradiction(Wish(VIP, nics=("eth0",), label="商店街一"))
+    assert contradiction(Wish(VIP, nics=("eth0",), label="商店")) == ""
+
+
 def test_nothing_is_at_risk_when_the_address_is_not_there() -> None:
     kept = at_risk(VIP, 2, [OWN], [DEFAULT, TO_NEIGHBOUR, CONNECTED])
     assert (kept.addresses, kept.routes) == ([], [])

@@ -43,6 +43,7 @@ def test_a_state_directory_that_is_lost_fails_the_start_and_starts_nothing(
 ) -> None:
     app = make(command=f"sleep {number}")
     app.run_directory.rmdir()
+    app.run_directory.write_text("a file in its place")
     done = app("start")
     assert done.code == ERROR
     assert "cannot be opened" in done.reason

@@ -212,3 +212,18 @@ def test_stop_works_when_scripts_directory_and_user_have_vanished(make: Make, pl
     assert app("stop").code == OK
     assert not place.processes()
     assert app("stop").code == OK
+
+
+@pytest.mark.parametrize("trouble", ["echo cannot tell; exit 1", "sleep 100"])
+@pytest.mark.parametrize("met_by", ["probe", "start"])
+def test_an_application_found_running_is_stopped_even_when_its_monitor_fails_or_hangs_later(
+    make: Make, place: Cell, number: int, trouble: str, met_by: str
+) -> None:
+    app = scripted(make, place, number)
+    flag = place.directory / f"flag{number}"
+    place.run(str(place.directory / f"start{number}"))
+    wait_until(flag.exists)
+    assert (app("monitor", is_probe=True) if met_by == "probe" else app("start")).code == OK
+    app.parameters["monitor_script"] = place.script(f"sick{number}", trouble)
+    app("stop", timeout_s=3)
+    assert not flag.exists(), "the stop script was never asked, and the application runs on two nodes soon"

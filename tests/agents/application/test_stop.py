@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.agents.application.codes import NOT_RUNNING, OK
@@ -91,3 +93,34 @@ def test_a_stop_ends_by_itself_before_the_manager_loses_patience(make: Make, pla
     assert done.code == OK
     assert done.seconds < 3 * 0.8 + 0.3
     assert not place.processes()
+
+
+@pytest.fixture
+def frozen_disk(place: Cell, number: int) -> Iterator[str]:
+    """A directory on which writers wait in state D, deaf to SIGKILL, until the test is over."""
+    image, directory = place.directory / f"disk{number}", place.directory / f"frozen{number}"
+    directory.mkdir()
+    place.run("truncate", "-s", "8M", str(image))
+    place.run("mkfs.ext4", "-q", str(image))
+    place.run("mount", "-o", "loop", str(image), str(directory))
+    try:
+        place.run("fsfreeze", "-f", str(directory))
+        try:
+            yield str(directory)
+        finally:
+            place.run("fsfreeze", "-u", str(directory))
+            wait_until(lambda: not place.named(f"frozen{number}"))
+    finally:
+        place.run("umount", str(directory))
+
+
+def test_a_stop_script_that_even_sigkill_does_not_end_keeps_no_application_alive(
+    make: Make, place: Cell, number: int, frozen_disk: str
+) -> None:
+    hung = place.script(f"hung{number}", f"exec touch {frozen_disk}/x")
+    app = make(command=f"sleep {number}", stop_script=hung)
+    app("start")
+    done = app("stop", timeout_s=6)
+    assert (done.code, done.reason) == (OK, "")
+    assert done.seconds < 6 * 0.8 + 0.3
+    assert not place.named(f"sleep {number}")

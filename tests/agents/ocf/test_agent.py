@@ -22,6 +22,7 @@ from agents.ocf.exit_code import (
     AgentError,
     OcfExit,
 )
+from agents.ocf.log import Log
 from agents.ocf.parameter import Integer, Text
 
 REPOSITORY = Path(__file__).parents[3]
@@ -207,3 +208,12 @@ def test_the_log_goes_to_the_clusters_log_file_with_the_usual_tag(tmp_path: Path
     line = log.read_text()
     assert "Lamp(p1)[" in line
     assert line.endswith("]:    ERR: dead\n")
+
+
+def test_no_text_keeps_the_log_from_being_written(tmp_path: Path) -> None:
+    log = tmp_path / "cluster.log"
+    run(
+        "start", OCF_RESKEY_socket="dead", HA_LOGFILE=str(log), HA_LOGFACILITY="daemon", OCF_RESOURCE_INSTANCE="p\udce5"
+    )
+    Log("Lamp(p1)", {"HA_LOGFILE": str(log), "HA_LOGFACILITY": "daemon"}).warning("cut \udce5 off, \0 inside")
+    assert log.read_text().endswith("WARN: cut ? off, ? inside\n")

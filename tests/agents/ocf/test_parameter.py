@@ -113,6 +113,11 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         duration_ms(text, "s")
 
 
+def test_a_number_beyond_all_bounds_is_refused_as_any_other_malformed_one() -> None:
+    with pytest.raises(ValueError, match="duration"):
+        duration_ms("9" * 400, "s")
+
+
 @given(st.text(max_size=12))
 def test_no_text_makes_a_parameter_fail_in_an_unforeseen_way(text: str) -> None:
     agent = lamp()
