@@ -223,9 +223,9 @@ def parse(text: str) -> View:
     view.has_controller = controller is not None and controller.get("present") == "true"
     view.quorate = controller is not None and controller.get("with_quorum") == "true"
     for resource in _resources(root):
-        view.active[resource.get("id", "")] = [
-            node.get("name", "") for node in resource.iterfind("node") if resource.get("active") == "true"
-        ]
+        # one whose start has not ended yet counts as active for the manager, but not for a client
+        runs = resource.get("active") == "true" and resource.get("role") != "Starting"
+        view.active[resource.get("id", "")] = [node.get("name", "") for node in resource.iterfind("node") if runs]
     view.failures = [f"{f.get('op_key')}: {f.get('exitreason')}" for f in root.iterfind("failures/failure")]
     return view
 

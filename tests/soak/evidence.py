@@ -65,7 +65,7 @@ def run(case: Case, say: Callable[[str], None], project: Path = PROJECT) -> Figu
         "case": case.name,
         "proves": case.proves,
         "command": f"make soak CASE={case.name}",
-        "commit": _commit(project),
+        "commit": _commit(project, case.covers),
         "date": time.strftime("%Y-%m-%d"),
         "rounds": len(done),
         "seconds": round(seconds + time.monotonic() - start, 1),
@@ -86,9 +86,11 @@ def state(case: Case, project: Path = PROJECT) -> str:
     return "counts" if evidence.get("covered") == digest(case.covers, project) else "stale"
 
 
-def _commit(project: Path) -> str:
+def _commit(project: Path, covers: Iterable[str]) -> str:
+    """The commit, with "+changes" when a covered file differs from it."""
     result = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=False)
-    changed = subprocess.run(["git", "status", "--porcelain"], cwd=project, capture_output=True, text=True, check=False)
+    status = ["git", "status", "--porcelain", "--", *(f":(glob){glob}" for glob in covers)]
+    changed = subprocess.run(status, cwd=project, capture_output=True, text=True, check=False)
     return (result.stdout.strip() or "none") + ("+changes" if changed.stdout.strip() else "")
 
 
