@@ -5,6 +5,7 @@ Knows nodes only as testinfra hosts and faults only as the laboratory's verbs.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from lxml import etree
 
-from vagrant.namespaces.lab import Lab
+from vagrant.namespaces.lab import Lab, LabError
 
 PROGRAMS = Path(__file__).parent / "programs"
 ADDRESS = "192.168.56.100"
@@ -98,9 +99,10 @@ class Cluster:
     def view(self, node: str | None = None) -> View:
         """Raises AssertionError when no manager answers."""
         for name in [node] if node else self._powered():
-            result = self.lab.run(name, ["crm_mon", "--output-as=xml"])
-            if result.returncode == 0:
-                return parse(result.stdout)
+            with contextlib.suppress(LabError):  # it may be fenced between two looks
+                result = self.lab.run(name, ["crm_mon", "--output-as=xml"])
+                if result.returncode == 0:
+                    return parse(result.stdout)
         raise AssertionError(f"no cluster manager answers on {node or self._powered()}")
 
     def wait(
@@ -196,17 +198,24 @@ class Cluster:
 
     def _powered(self) -> list[str]:
         nodes = self.lab.status()["nodes"]
-        return [name for name in self.names if nodes[name]["power"] == "on"]
+        powered = [name for name in self.names if nodes[name]["power"] == "on"]
+        assert powered, "no node of the cluster is on"
+        return powered
 
     def _must(self, argv: list[str], timeout_s: float = 30.0) -> None:
         """Run a manager's command on some node; a manager that is still coming up is asked again."""
         deadline = time.monotonic() + timeout_s
         while True:
-            result = self.lab.run(self._powered()[0], argv, timeout_s)
-            if result.returncode == 0:
-                return
-            if result.returncode != DISCONNECTED or time.monotonic() > deadline:
-                raise AssertionError(f"{' '.join(argv)}: exit {result.returncode}: {result.stderr}")
+            try:
+                result = self.lab.run(self._powered()[0], argv, timeout_s)
+                if result.returncode == 0:
+                    return
+                failure = f"exit {result.returncode}: {result.stderr}"
+                may_pass = result.returncode == DISCONNECTED
+            except LabError as error:  # the node was switched off just now; the other will answer
+                failure, may_pass = str(error), True
+            if not may_pass or time.monotonic() > deadline:
+                raise AssertionError(f"{' '.join(argv)}: {failure}")
             time.sleep(POLL_S)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -34,23 +35,34 @@ with Lab(engine="debian") as lab:
 def kill_three(seed: int, look: Callable[[], list[str]] = leftovers, longest_life_s: float = LONGEST_LIFE_S) -> Figures:
     """Start three, kill each at its moment, `look` at what is left. Raises AssertionError that lists it."""
     chance = random.Random(seed)
-    owners = [
-        subprocess.Popen(
-            [sys.executable, "-c", OWNER], cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        for _ in range(LABORATORIES)
-    ]
+    # a laboratory's owner must not outlive this run, however it ends
+    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-c", OWNER]
+    null = subprocess.DEVNULL
+    owners = [subprocess.Popen(command, cwd=PROJECT, stdout=null, stderr=null) for _ in range(LABORATORIES)]
+    try:
+        return _kill_each(seed, chance, owners, look, longest_life_s)
+    finally:
+        for owner in owners:
+            owner.kill()
+            owner.wait()
+
+
+def _kill_each(
+    seed: int,
+    chance: random.Random,
+    owners: list[subprocess.Popen[bytes]],
+    look: Callable[[], list[str]],
+    longest_life_s: float,
+) -> Figures:
     lives = sorted((chance.uniform(0.05, longest_life_s), index) for index in range(LABORATORIES))
     start = time.monotonic()
     processes: set[int] = set()
-    victims = []
     for life_s, index in lives:
         time.sleep(max(0.0, start + life_s - time.monotonic()))
         below = footprint(owners[index].pid)
         processes |= set(below)
-        victim = chance.choice([owners[index].pid, *below[:2]])  # the test, unshare, or the supervisor
-        victims.append("owner" if victim == owners[index].pid else "lab")
-        os.kill(victim, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(chance.choice([owners[index].pid, *below[:2]]), signal.SIGKILL)  # owner, unshare or supervisor
         owners[index].kill()
         owners[index].wait()
     deadline = time.monotonic() + GONE_DEADLINE_S
