@@ -30,6 +30,14 @@ strace:/usr/bin/strace
 psmisc:/usr/bin/fuser
 kmod:/usr/bin/kmod
 vagrant:/usr/bin/vagrant
+drbd-utils:/usr/sbin/drbdmeta
+fio:/usr/bin/fio
+qemu-utils:/usr/bin/qemu-io
+qemu-system-common:/usr/bin/qemu-storage-daemon
+python3-libnbd:/usr/lib/python3/dist-packages/nbd.py
+xfsprogs:/usr/sbin/mkfs.xfs
+hostname:/usr/bin/hostname
+sqlite3:/usr/bin/sqlite3
 "
 missing=""
 /usr/bin/python3 -c "import ensurepip, venv" 2>/dev/null || missing=" python3-venv"

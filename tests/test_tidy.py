@@ -22,7 +22,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "agents": ("agents",),
     # replication: works without a cluster
     "replication.protocol": ("replication.protocol",),
-    "replication.commands": ("replication.control", "replication.config", "replication.errors", "replication.commands"),
+    "replication.commands": (
+        "replication.control",
+        "replication.config",
+        "replication.errors",
+        "replication.create_metadata",
+        "replication.commands",
+    ),
     "replication": ("replication",),
     # the cluster
     "crm_tools.membership": ("crm_tools.membership",),

@@ -1,0 +1,527 @@
+"""Generation identifiers: which side holds newer data, and who therefore gives blocks to whom.
+
+Each side keeps four numbers (UUIDs) in its superblock, and sends them when a connection begins:
+
+current    names the data it holds; random, new whenever it goes on without the peer
+bitmap     names the data against which its bitmap counts differences; 0: it counts none
+history    two names its data had before, the younger first
+
+So `beta.current == alpha.bitmap` says: alpha went on from what beta has, and alpha's bitmap holds the difference. Bit 0
+of a current UUID says that its holder is, or was, Primary, and is no part of the name. The rules, their order and
+their numbers are those that DRBD 8.4 logs (`... by rule 70`), since both sides decide for themselves and must come to
+the same end. Stricter than DRBD:
+
+- 4, the name of fresh metadata, is no common ancestor. Two mirrors that never met both have it in their history;
+- names that say of each side that it is the older one are unrelated data, instead of two targets;
+- a common ancestor in the history only is resolved by a full resync, as no bitmap counts from there;
+- we never become target while Primary, whatever `rr-conflict` says, and two Primaries never connect.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+
+from replication.protocol.options import AfterSplitBrain
+from replication.protocol.states import DiskState, Role
+
+JUST_CREATED = 4
+"""Current UUID of fresh metadata: no data yet."""
+SYNC_STEP = 1 << 48
+"""What a source adds to its bitmap UUID when a resync starts."""
+
+SPLIT_BRAIN = 100
+SPLIT_BRAIN_OLD = -100
+"""The last common generation is only in the histories."""
+UNRELATED = -1000
+PEER_TOO_OLD = -2000
+"""Rule 41 applies, and the peer does not know it."""
+
+_NAME = ~1
+_U64 = (1 << 64) - 1
+_FIRST_VERSION_WITH_SYNC_STEP = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The four UUIDs of one side, each an unsigned 64 bit number. Every change gives a new one, to be made durable."""
+
+    current: int
+    bitmap: int
+    history0: int
+    history1: int
+
+    @staticmethod
+    def just_created() -> Generation:
+        return Generation(JUST_CREATED, 0, 0, 0)
+
+    @property
+    def name(self) -> int:
+        """The current UUID without the role bit: what to show, and to bind a promise to."""
+        return self.current & _NAME
+
+    @property
+    def history(self) -> tuple[int, int]:
+        return self.history0, self.history1
+
+    def __str__(self) -> str:
+        return ":".join(f"{uuid:016X}" for uuid in (self.current, self.bitmap, self.history0, self.history1))
+
+    def with_role_bit(self, primary: bool) -> Generation:
+        """After promotion or demotion. A promotion without the peer is `lost_peer` first, then this."""
+        return replace(self, current=self.current & _NAME | primary)
+
+    def lost_peer(self, random: int) -> Generation:
+        """We go on without the peer's data; `random` is 64 random bits.
+
+        Unchanged while differences are counted already: they go on counting from the same generation.
+        """
+        if self.bitmap:
+            return self
+        return replace(self, current=random & _U64 & _NAME | self.current & 1, bitmap=self.current)
+
+    def became_sync_source(self, random: int) -> Generation:
+        """A resync from us starts. The new `bitmap` is what the target gets to know (P_SYNC_UUID)."""
+        fresh = random if self.bitmap in (0, JUST_CREATED) else self.bitmap + SYNC_STEP
+        return replace(self._bitmap_into_history(), bitmap=fresh & _U64)
+
+    def became_sync_target(self, sync_uuid: int) -> Generation:
+        """A resync to us starts under this name; also when we take a peer's generation without a resync (flag 8)."""
+        return replace(self, current=sync_uuid & _U64 & _NAME | self.current & 1, bitmap=0)
+
+    def resync_finished_source(self) -> Generation:
+        return replace(self._bitmap_into_history(), bitmap=0)
+
+    def resync_finished_target(self, peer: Generation, peer_current: int | None = None) -> Generation:
+        """`peer` is what the source said in the handshake; `peer_current` its current UUID if that has changed since.
+
+        Both sides then have the same four numbers.
+        """
+        current = peer.current if peer_current is None else peer_current
+        return Generation(
+            current=current & _NAME | self.current & 1,
+            bitmap=0,
+            history0=self.current & _NAME,
+            history1=peer.bitmap or peer.history0,
+        )
+
+    def cleared(self, random: int) -> Generation:
+        """The operator says that both sides are equal: a new generation that counts no differences."""
+        return replace(self, current=random & _U64 & _NAME | self.current & 1, bitmap=0)
+
+    def _bitmap_into_history(self) -> Generation:
+        return replace(self, history0=self.bitmap, history1=self.history0) if self.bitmap else self
+
+    def _undo_resync_start(self) -> Generation:
+        # What was pushed out of history1 is gone; twice the same name there does no harm.
+        return replace(self, bitmap=self.history0, history0=self.history1)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What one side knows or says of itself when a connection begins."""
+
+    generation: Generation
+    bits_set: int
+    """Blocks out of sync in its bitmap."""
+    role: Role
+    disk: DiskState
+    """For a disk that is being attached: what it would be by itself, not Negotiating."""
+    crashed_primary: bool = False
+    discard_my_data: bool = False
+    attaching: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the UUIDs say. `own` and `peer` are as given, or corrected where one side had missed an event."""
+
+    rule: int
+    """Number that DRBD logs; 0: no rule matched."""
+    number: int
+    """DRBD's `hg`: 1 source by bitmap, 2 source of everything, -1 and -2 target likewise, 0 equal, or a constant."""
+    own: Generation
+    peer: Generation
+    text: str
+
+
+class Outcome(enum.Enum):
+    NONE = "none"
+    """Connect without a resync. Bits that are set stay set."""
+    SOURCE_BITMAP = "source, by bitmap"
+    SOURCE_FULL = "source, everything"
+    TARGET_BITMAP = "target, by bitmap"
+    TARGET_FULL = "target, everything"
+    REFUSE = "refuse"
+    """Do not connect again before an operator has acted."""
+
+    @property
+    def is_source(self) -> bool:
+        return self in (Outcome.SOURCE_BITMAP, Outcome.SOURCE_FULL)
+
+    @property
+    def is_target(self) -> bool:
+        return self in (Outcome.TARGET_BITMAP, Outcome.TARGET_FULL)
+
+    @property
+    def is_full(self) -> bool:
+        return self in (Outcome.SOURCE_FULL, Outcome.TARGET_FULL)
+
+
+class Reason(enum.Enum):
+    NO_DISK = "no disk to compare"
+    EQUAL = "same generation"
+    GENERATIONS = "generations"
+    DISK_STATES = "disk states"
+    SOLVED_BY_POLICY = "split brain, solved by policy"
+    SOLVED_BY_OPERATOR = "split brain, solved by the operator"
+    SPLIT_BRAIN = "split brain"
+    UNRELATED_DATA = "unrelated data"
+    PEER_TOO_OLD = "peer too old"
+    OWN_DISK_INCONSISTENT = "own disk inconsistent"
+    PEER_DISK_INCONSISTENT = "peer's disk inconsistent"
+    PRIMARY_WOULD_BE_TARGET = "a Primary would become target"
+    BOTH_PRIMARY = "both sides are Primary"
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """What settles a split brain without an operator, by how many sides are Primary now (after-sb-0pri, 1pri, 2pri)."""
+
+    no_primary: AfterSplitBrain = AfterSplitBrain.DISCONNECT
+    one_primary: AfterSplitBrain = AfterSplitBrain.DISCONNECT
+    two_primaries: AfterSplitBrain = AfterSplitBrain.DISCONNECT
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    outcome: Outcome
+    reason: Reason
+    verdict: Verdict
+    text: str
+    """For people, with both names: who has newer data, and why this outcome."""
+    remedy: str = ""
+    """What to do after REFUSE."""
+
+    @property
+    def split_brain(self) -> bool:
+        """Solved or not; handlers want to hear of it."""
+        return self.reason in (Reason.SPLIT_BRAIN, Reason.SOLVED_BY_POLICY, Reason.SOLVED_BY_OPERATOR)
+
+
+# What the UUIDs say
+
+
+def compare(
+    own: Side, peer: Side, *, resolve_conflicts: bool, write_same_feature: bool, protocol_version: int
+) -> Verdict:
+    """The table of rules, without a look at the disks. `resolve_conflicts`: we accepted the meta stream."""
+    ours, theirs = own.generation, peer.generation
+    we_are_fresh, peer_is_fresh = (uuids.name in (0, JUST_CREATED) for uuids in (ours, theirs))
+    if we_are_fresh and peer_is_fresh:
+        return _verdict(10, 0, ours, theirs)
+    if we_are_fresh:
+        return _verdict(20, -2, ours, theirs)
+    if peer_is_fresh:
+        return _verdict(30, 2, ours, theirs)
+    if ours.name == theirs.name:
+        return _same_current(own, peer, resolve_conflicts, write_same_feature)
+    they_are_newer = _newer(ours, theirs, protocol_version)
+    we_are_newer = _newer(theirs, ours, protocol_version)
+    if they_are_newer and we_are_newer:
+        return _verdict(0, UNRELATED, ours, theirs)
+    if they_are_newer:
+        step, level, corrected = they_are_newer
+        return _verdict(50 + step, -level, ours, corrected)
+    if we_are_newer:
+        step, level, corrected = we_are_newer
+        return _verdict(70 + step, level, corrected, theirs)
+    if _same(ours.bitmap, theirs.bitmap):
+        return _verdict(90, SPLIT_BRAIN, ours, theirs)
+    if any(_same(mine, yours) and mine & _NAME != JUST_CREATED for mine in ours.history for yours in theirs.history):
+        return _verdict(100, SPLIT_BRAIN_OLD, ours, theirs)
+    return _verdict(0, UNRELATED, ours, theirs)
+
+
+def _newer(older: Generation, newer: Generation, protocol_version: int) -> tuple[int, int, Generation] | None:
+    """Whether `newer` went on from the data of `older`.
+
+    (distance from the first rule of this direction, 1 by bitmap or 2 everything, `newer` corrected); None if not.
+    """
+    if _same(older.current, newer.bitmap):
+        return 0, 1, newer
+    if _same(older.current, newer.history0):
+        # The source began a resync, and the target never heard of it: its P_SYNC_UUID was lost.
+        step_taken = (newer.history0 & _NAME) + SYNC_STEP & _U64 == newer.bitmap & _NAME
+        if step_taken and protocol_version >= _FIRST_VERSION_WITH_SYNC_STEP:
+            return 1, 1, newer._undo_resync_start()
+    if any(_same(older.current, uuid) for uuid in newer.history):
+        return 10, 2, newer
+    return None
+
+
+def _same_current(own: Side, peer: Side, resolve_conflicts: bool, write_same_feature: bool) -> Verdict:
+    ours, theirs = own.generation, peer.generation
+    if ours.bitmap and not theirs.bitmap:
+        if _missed_end(ours, theirs):
+            return _verdict(34, 1, ours.resync_finished_source(), theirs)
+        return _verdict(36, 1, ours, theirs)
+    if theirs.bitmap and not ours.bitmap:
+        if _missed_end(theirs, ours):
+            return _verdict(35, -1, ours, theirs.resync_finished_source())
+        return _verdict(37, -1, ours, theirs)
+    if not own.crashed_primary and not peer.crashed_primary:
+        return _verdict(40, 0, ours, theirs)
+    if Role.PRIMARY in (own.role, peer.role):
+        if not write_same_feature:
+            return _verdict(41, PEER_TOO_OLD, ours, theirs)
+        if own.role is peer.role:
+            return _verdict(41, SPLIT_BRAIN_OLD, ours, theirs)
+        return _verdict(41, 1 if own.role is Role.PRIMARY else -1, ours, theirs)
+    if own.crashed_primary and peer.crashed_primary:
+        return _verdict(40, -1 if resolve_conflicts else 1, ours, theirs)
+    return _verdict(40, 1 if own.crashed_primary else -1, ours, theirs)
+
+
+def _missed_end(source: Generation, target: Generation) -> bool:
+    """The target ended a resync, and its source never heard of it."""
+    return (source.bitmap ^ target.history0) & _NAME == 0 and (source.history0 ^ target.history1) & _NAME == 0
+
+
+def _same(one: int, other: int) -> bool:
+    """Whether two UUIDs name the same generation; 0 names none."""
+    return (one ^ other) & _NAME == 0 and one & _NAME != 0
+
+
+def _verdict(rule: int, number: int, own: Generation, peer: Generation) -> Verdict:
+    return Verdict(rule, number, own, peer, _RULE_TEXTS[rule])
+
+
+_RULE_TEXTS = {
+    0: "nothing in common",
+    10: "both sides are fresh",
+    20: "this side is fresh",
+    30: "the peer is fresh",
+    34: "same generation; this side had missed the end of a resync",
+    35: "same generation; the peer had missed the end of a resync",
+    36: "same generation; a resync from this side had not ended",
+    37: "same generation; a resync from the peer had not ended",
+    40: "same generation",
+    41: "same generation; one side crashed as Primary, and one is Primary now",
+    50: "the peer went on from our generation",
+    51: "the peer went on from our generation, and had begun a resync",
+    60: "our generation is in the peer's history",
+    70: "this side went on from the peer's generation",
+    71: "this side went on from the peer's generation, and had begun a resync",
+    80: "the peer's generation is in our history",
+    90: "both sides went on from the same generation",
+    100: "both sides went on from a generation long ago",
+}
+
+
+# What to do about it
+
+
+def decide(
+    own: Side,
+    peer: Side,
+    *,
+    own_name: str,
+    peer_name: str,
+    resolve_conflicts: bool,
+    write_same_feature: bool,
+    protocol_version: int,
+    policies: Policies = Policies(),
+) -> Decision:
+    """Who resynchronises whom when a connection begins, or a disk is attached to one. Both sides come to the same end.
+
+    Never a source that is Inconsistent, nor a target that is Primary; the exception is a *peer* that attaches a disk
+    while Primary: that it is the target of a resync is its own affair.
+    """
+    verdict = compare(
+        own,
+        peer,
+        resolve_conflicts=resolve_conflicts,
+        write_same_feature=write_same_feature,
+        protocol_version=protocol_version,
+    )
+    names = (own_name, peer_name)
+
+    def refuse(reason: Reason, text: str, remedy: str) -> Decision:
+        return Decision(Outcome.REFUSE, reason, verdict, text, remedy)
+
+    for side, name in ((own, own_name), (peer, peer_name)):
+        if side.disk < DiskState.INCONSISTENT or side.disk is DiskState.UNKNOWN:
+            return Decision(Outcome.NONE, Reason.NO_DISK, verdict, f"{name} has no disk to compare")
+    if verdict.number == UNRELATED:
+        return refuse(
+            Reason.UNRELATED_DATA,
+            f"{own_name} and {peer_name} hold data that have nothing in common: they were never one mirror",
+            f"make sure that {peer_name} is the right host; then, on the side whose data can go: mirroradm create-md",
+        )
+    if verdict.number == PEER_TOO_OLD:
+        return refuse(
+            Reason.PEER_TOO_OLD,
+            f"{own_name} and {peer_name} hold the same generation, one of them crashed as Primary, and {peer_name} does"
+            " not know how to go on from there",
+            f"update DRBD on {peer_name}, or make both Secondary before they connect",
+        )
+    number, reason, text = verdict.number, Reason.GENERATIONS, _who_is_newer(verdict, names)
+    better = (own.disk > DiskState.INCONSISTENT) - (peer.disk > DiskState.INCONSISTENT)
+    if better:
+        full = number == SPLIT_BRAIN_OLD or abs(number) == 2
+        number, reason = better * (2 if full else 1), Reason.DISK_STATES
+        text = f"{_target(names, number)} is Inconsistent; {_source(names, number)} is not"
+    if abs(number) == SPLIT_BRAIN and verdict.rule != 41:
+        number, reason = _settle_split_brain(own, peer, verdict, policies, resolve_conflicts)
+        if not number:
+            return refuse(
+                reason,
+                text,
+                "decide whose changes can go; on that side: mirroradm disconnect, mirroradm secondary,"
+                " mirroradm connect --discard-my-data; on the other: mirroradm connect",
+            )
+        how = "discards its data by the operator's word" if reason is Reason.SOLVED_BY_OPERATOR else "loses by policy"
+        text = f"{text}; {_target(names, number)} {how}"
+    if own.role is Role.PRIMARY and peer.role is Role.PRIMARY:
+        return refuse(
+            Reason.BOTH_PRIMARY,
+            f"{own_name} and {peer_name} are both Primary ({text})",
+            "stop the service on one of them, and there: mirroradm secondary, then mirroradm connect",
+        )
+    if number and (own if number > 0 else peer).disk is DiskState.INCONSISTENT:
+        # Had only one disk been Inconsistent, the other would be source by now.
+        return refuse(
+            Reason.OWN_DISK_INCONSISTENT if number > 0 else Reason.PEER_DISK_INCONSISTENT,
+            f"{own_name} and {peer_name} are both Inconsistent, {_source(names, number)} too, which would have to give"
+            f" its data ({text})",
+            "restore one side from a backup, or choose one to be taken as it is, and there: mirroradm primary --force;"
+            " then mirroradm connect",
+        )
+    target, target_name = (own, own_name) if number < 0 else (peer, peer_name)
+    if number and target.role is Role.PRIMARY and (target is own or not peer.attaching):
+        return refuse(
+            Reason.PRIMARY_WOULD_BE_TARGET,
+            f"{target_name} is Primary, and its data would be overwritten while in use ({text})",
+            f"stop the service on {target_name}, and there: mirroradm secondary, then mirroradm connect",
+        )
+    if not number:
+        return Decision(Outcome.NONE, Reason.EQUAL, verdict, text + _left_over(own, peer))
+    return Decision(_OUTCOMES[number], reason, verdict, text)
+
+
+_OUTCOMES = {
+    1: Outcome.SOURCE_BITMAP,
+    2: Outcome.SOURCE_FULL,
+    -1: Outcome.TARGET_BITMAP,
+    -2: Outcome.TARGET_FULL,
+}
+
+
+def _settle_split_brain(
+    own: Side, peer: Side, verdict: Verdict, policies: Policies, resolve_conflicts: bool
+) -> tuple[int, Reason]:
+    """1, 2, -1 or -2 and how it came to that; 0 when an operator must decide."""
+    # Fresh metadata (4) as the common ancestor means that nothing was ever common.
+    by_bitmap = verdict.number == SPLIT_BRAIN and verdict.own.bitmap & _NAME != JUST_CREATED
+    step = 1 if by_bitmap else 2
+    # DRBD's `always-asbp no`: without a bitmap that counts from the ancestor, only an operator decides.
+    direction = _after_split_brain(own, peer, policies, resolve_conflicts) if verdict.number == SPLIT_BRAIN else 0
+    if direction:
+        return direction * step, Reason.SOLVED_BY_POLICY
+    if own.discard_my_data != peer.discard_my_data:
+        return -step if own.discard_my_data else step, Reason.SOLVED_BY_OPERATOR
+    return 0, Reason.SPLIT_BRAIN
+
+
+def _after_split_brain(own: Side, peer: Side, policies: Policies, resolve_conflicts: bool) -> int:
+    """1: the peer loses, -1: we lose, 0: no policy says.
+
+    A Primary that loses has to be demoted first (call-pri-lost-after-sb) or is overwritten in use (violently-as0p);
+    `decide` refuses either.
+    """
+    primaries = (own.role is Role.PRIMARY) + (peer.role is Role.PRIMARY)
+    if primaries == 0:
+        return _loser_without_primary(own, peer, policies.no_primary, resolve_conflicts)
+    policy = policies.one_primary if primaries == 1 else policies.two_primaries
+    if policy in (AfterSplitBrain.CALL_PRI_LOST_AFTER_SB, AfterSplitBrain.VIOLENTLY_AS0P):
+        return _loser_without_primary(own, peer, policies.no_primary, resolve_conflicts)
+    if primaries == 2:
+        return 0
+    for_primary = 1 if own.role is Role.PRIMARY else -1
+    if policy is AfterSplitBrain.DISCARD_SECONDARY:
+        return for_primary
+    if policy is AfterSplitBrain.CONSENSUS:
+        direction = _loser_without_primary(own, peer, policies.no_primary, resolve_conflicts)
+        return direction if direction == for_primary else 0
+    return 0
+
+
+def _loser_without_primary(own: Side, peer: Side, policy: AfterSplitBrain, resolve_conflicts: bool) -> int:
+    """after-sb-0pri; 1: the peer loses, -1: we lose, 0: it does not say."""
+    tie = -1 if resolve_conflicts else 1
+    # Bit 0 of a bitmap UUID: its side was Primary when the two parted.
+    age = (own.generation.bitmap & 1) - (peer.generation.bitmap & 1)
+    zero = (peer.bits_set == 0) - (own.bits_set == 0)
+    least = (own.bits_set > peer.bits_set) - (own.bits_set < peer.bits_set)
+    nothing_written = own.bits_set == peer.bits_set == 0
+    if policy is AfterSplitBrain.DISCARD_LOCAL:
+        return -1
+    if policy is AfterSplitBrain.DISCARD_REMOTE:
+        return 1
+    if policy is AfterSplitBrain.DISCARD_YOUNGER_PRIMARY:
+        return age or least or tie
+    if policy is AfterSplitBrain.DISCARD_OLDER_PRIMARY:
+        return -age or least or tie
+    if policy is AfterSplitBrain.DISCARD_ZERO_CHANGES:
+        return tie if nothing_written else zero
+    if policy is AfterSplitBrain.DISCARD_LEAST_CHANGES:
+        return least or tie
+    return 0
+
+
+# What to say about it
+
+
+def _source(names: tuple[str, str], number: int) -> str:
+    return names[0] if number > 0 else names[1]
+
+
+def _target(names: tuple[str, str], number: int) -> str:
+    return names[1] if number > 0 else names[0]
+
+
+def _who_is_newer(verdict: Verdict, names: tuple[str, str]) -> str:
+    sentence = _SENTENCES[verdict.rule] if verdict.number or verdict.rule != 40 else _EQUAL
+    direction = verdict.number if abs(verdict.number) <= 2 else 0
+    return sentence.format(source=_source(names, direction), target=_target(names, direction))
+
+
+def _left_over(own: Side, peer: Side) -> str:
+    blocks = max(own.bits_set, peer.bits_set)
+    return f"; {blocks} blocks stay marked out of sync" if blocks else ""
+
+
+_EQUAL = "{target} and {source} hold the same generation"
+_CUT_OFF = "the last resync from {source} to {target} had not ended on both"
+_NEWER = "{source} has newer data: it went on from what {target} has"
+_MUCH_NEWER = "{source} has newer data: it went on, long ago, from what {target} has"
+_SENTENCES = {
+    10: "neither {target} nor {source} holds data yet",
+    20: "{target} holds no data yet, {source} does",
+    30: "{target} holds no data yet, {source} does",
+    34: _CUT_OFF,
+    35: _CUT_OFF,
+    36: _CUT_OFF,
+    37: _CUT_OFF,
+    40: _EQUAL + ", and what was being written at the crash counts as {source} has it",
+    41: _EQUAL + ", and what was being written at the crash counts as {source} has it, since it is Primary",
+    50: _NEWER,
+    51: _NEWER,
+    60: _MUCH_NEWER,
+    70: _NEWER,
+    71: _NEWER,
+    80: _MUCH_NEWER,
+    90: "split brain: {target} and {source} both went on from the same data, each without the other",
+    100: "split brain: {target} and {source} both went on, long ago, from the same data, each without the other",
+}
