@@ -24,6 +24,7 @@ from replication.commands.steps import Ask, CreateMetadata, Start, Step, Stop, S
 from replication.control import RUNTIME_DIRECTORY, Exit, Verb, running
 from replication.create_metadata import Existing
 from replication.errors import MirrorError, Unavailable
+from replication.side_file import STATE_DIRECTORY
 
 PROGRAM = "mirroradm"
 LOG_DIRECTORY = Path("/var/log/mirrorha")
@@ -98,6 +99,8 @@ def plan_up(arguments: Arguments, name: str) -> list[Step]:
         command += ["-c", str(arguments.config)]
     if arguments.runtime_directory != RUNTIME_DIRECTORY:
         command += ["--runtime-directory", str(arguments.runtime_directory)]
+    if arguments.state_directory != STATE_DIRECTORY:
+        command += ["--state-directory", str(arguments.state_directory)]
     log = arguments.log_directory / f"mirror-{name}.log"
     return [Start(name, arguments.runtime_directory, tuple(command), log)]
 
@@ -325,6 +328,9 @@ def shared_options() -> Parser:
     shared.add_argument(
         "--runtime-directory", type=Path, metavar="DIR", help=f"where the sockets are ({RUNTIME_DIRECTORY})"
     )
+    shared.add_argument(
+        "--state-directory", type=Path, metavar="DIR", help=f"where daemons keep permits ({STATE_DIRECTORY})"
+    )
     shared.add_argument("--log-directory", type=Path, metavar="DIR", help=f"where daemons write ({LOG_DIRECTORY})")
     shared.add_argument("--mirrord", metavar="COMMAND", help="the daemon's program, as for running it under strace")
     return shared
@@ -392,13 +398,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         timeout=None,
         output="text",
         runtime_directory=RUNTIME_DIRECTORY,
+        state_directory=STATE_DIRECTORY,
         log_directory=LOG_DIRECTORY,
         mirrord=None,
         dry_run=False,
     )
     parser, _ = make_parser()
     arguments = parser.parse_args(argv, defaults)
-    for directory in ("config", "runtime_directory", "log_directory"):
+    for directory in ("config", "runtime_directory", "state_directory", "log_directory"):
         setattr(arguments, directory, getattr(arguments, directory).absolute())
     try:
         return run(arguments)

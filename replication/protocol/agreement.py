@@ -286,6 +286,9 @@ def become_primary(data: VolumeData, reason: str, operation: int, forced: bool =
         fields["disk"] = DiskState.UP_TO_DATE
     if not data.size_bytes and data.layout is not None:
         handshake.set_size(data, data.layout.data_bytes)
+    if data.record.get("right"):
+        # a right is used up by the promotion it allowed: a crash from here on is a question again
+        data.save_record({key: value for key, value in data.record.items() if key != "right"})
     data.change(reason, generation=generation.with_role_bit(True), **fields)
     if data.connected:
         if generation.name != data.generation.name:

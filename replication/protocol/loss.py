@@ -145,6 +145,12 @@ def disk_failed(data: VolumeData, fact: str) -> None:
     data.remedy = f"replace it, then: mirroradm down {data.options.resource}, mirroradm create-md, mirroradm up"
     data.activity_log = None
     data.on_flush.clear()
+    data.flushing_extents.clear()
+    data.written_extents.clear()
+    for operation in (data.promoting, data.demoting):
+        if operation is not None:
+            data.answer(operation, data.refusal(data.reason, data.remedy, code=16))
+    data.promoting = data.demoting = None
     if primary:
         data.out.append(effects.DeviceFailed(fact))
     data.note(f"{data.subject}: {data.reason}", urgent=True)

@@ -48,15 +48,29 @@ def standing(data: VolumeData) -> Standing:
 
 
 def promote(data: VolumeData, operation: int, force: Force) -> None:
-    """Become Primary, if nothing forbids it; asks the peer when there is one."""
-    state = data.state
-    if state.role is Role.PRIMARY:
+    """Become Primary, if nothing forbids it; asks the peer when there is one.
+
+    What came as a Secondary is made stable first: as Primary our activity log speaks only of what we write ourselves.
+    """
+    if data.state.role is Role.PRIMARY:
         data.answer(operation)
-        return
-    error = _busy(data) or (_may_force(data) if force is Force.OVERWRITE else eligible(standing(data)))
-    if error is not None:
+    elif error := _why_not_promoted(data, force):
         data.answer(operation, error)
-    elif force is Force.OVERWRITE and state.disk is not DiskState.UP_TO_DATE:
+    else:
+        data.promoting = operation
+        data.flush(lambda: _promote_stable(data, operation, force))
+
+
+def _why_not_promoted(data: VolumeData, force: Force) -> MirrorError | None:
+    return _busy(data) or (_may_force(data) if force is Force.OVERWRITE else eligible(standing(data)))
+
+
+def _promote_stable(data: VolumeData, operation: int, force: Force) -> None:
+    """Everything may have changed during the flush."""
+    data.promoting = None
+    if error := _why_not_promoted(data, force):
+        data.answer(operation, error)
+    elif force is Force.OVERWRITE and data.state.disk is not DiskState.UP_TO_DATE:
         if data.connected:
             value = Role.PRIMARY | DiskState.UP_TO_DATE << 9
             request_change(data, Change.PROMOTE_BY_FORCE, operation, MASK_ROLE | MASK_DISK, value)
@@ -73,8 +87,8 @@ def _busy(data: VolumeData) -> MirrorError | None:
         return data.refusal(f"it is being asked of {data.peer_name} to {data.request.change.value}", "try again")
     if data.state.connection is ConnectionState.WF_REPORT_PARAMS:
         return data.refusal(f"the handshake with {data.peer_name} is not over", "try again")
-    if data.demoting is not None:
-        return data.refusal("it is being demoted", "try again")
+    if data.demoting is not None or data.promoting is not None:
+        return data.refusal("another change of its role is under way", "try again")
     return None
 
 

@@ -123,9 +123,10 @@ def pump(data: VolumeData) -> None:
         batch = list(waiting)
         size = _make_hot(data, batch)
         if size == 0:
-            # every extent is held by an epoch the peer has not made stable: end this one, so that it will
+            # every extent holds something that is not stable on both sides: see to it that it will be
             data.starved = True
             close_epoch(data)
+            _flush_for_room(data)
             return
         if size == len(batch):
             waiting.clear()
@@ -153,13 +154,15 @@ def _make_hot(data: VolumeData, batch: list[Piece]) -> int:
         for extent in wanted - cold:
             log.touch(extent)
         if not cold:
+            data.batch_extents = wanted
             return size
-        activation = log.activate(sorted(cold), data.log.held_extents() | wanted)
+        activation = log.activate(sorted(cold), data.held_extents() | wanted)
         if activation is not None:
             for extent in activation.evicted:
                 data.persist_bitmap(extent)
             data.counters["al-writes"] += len(activation.writes)
             data.out.append(effects.Persist("activity-log", list(activation.writes)))
+            data.batch_extents = wanted
             return size
         size //= 2
     return 0
@@ -232,7 +235,7 @@ def _carry(data: VolumeData, batch: list[Piece]) -> None:
             if session is not None:
                 session.sequence = sequence
             emit()
-            _remember_extents(data, batch, sending)
+            _remember_extents(data, sending)
             _flush(data, request)
             epoch = log.current
         else:
@@ -267,27 +270,29 @@ def _carry(data: VolumeData, batch: list[Piece]) -> None:
         session.sequence = sequence
     data.counters["written"] += written
     emit()
-    if sending:
-        log.last_write = now
-        _remember_extents(data, batch, sending)
+    log.last_write = now
+    _remember_extents(data, sending)
     if stable_wanted:
         _make_stable(data, stable_wanted)
+    elif len(data.written_extents) * 2 > data.al_extents:
+        _flush_for_room(data)
     if done:
         parts_done(data, done)
     if log.current.count >= data.options.max_epoch_size:
         close_epoch(data)
 
 
-def _remember_extents(data: VolumeData, batch: list[Piece], sending: bool) -> None:
-    """Extents of sent writes stay hot until the peer has made them stable. Too many held do no harm, too few do."""
+def _remember_extents(data: VolumeData, sending: bool) -> None:
+    """What was written stays hot until it is stable here and on the peer. Too many held do no harm, too few do."""
+    data.written_extents |= data.batch_extents
     if sending:
-        extents = data.log.current.extents
-        for _, offset, length, _ in batch:
-            if length:
-                first, last = offset >> EXTENT_SHIFT, (offset + length - 1) >> EXTENT_SHIFT
-                extents.add(first)
-                if last != first:
-                    extents.update(range(first, last + 1))
+        data.log.current.extents |= data.batch_extents
+
+
+def _flush_for_room(data: VolumeData) -> None:
+    """Extents that are only waiting for our own disk may cool down after this."""
+    if data.written_extents and not data.flushing_extents:
+        data.flush(lambda: None)
 
 
 def _out_of_sync(offset: int, length: int) -> bytes:

@@ -99,6 +99,7 @@ class Volume:
         data.peer_outdated = bool(superblock.flags & MetadataFlag.PEER_OUT_DATED)
         data.record = dict(record)
         extents = min(data.options.al_extents, attachment.layout.al_extents_max)
+        data.al_extents = extents
         data.activity_log = ActivityLog(extents, attachment.layout)
         data.superblock = None  # nothing to write before the state below is known
         data.change("attaching", disk=DiskState.ATTACHING)
@@ -143,8 +144,11 @@ class Volume:
     def flushed(self, token: int, now: float) -> list[Effect]:
         """FlushData `token` has ended well."""
         data = self._at(now)
+        data.flushing_extents.pop(token, None)
         for done in data.on_flush.pop(token, []):
             done()
+        if data.starved:
+            replicate.pump(data)
         if not data.on_flush or self._held_by not in data.on_flush:
             self._holding = False
         return self._effects()

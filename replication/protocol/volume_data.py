@@ -140,6 +140,8 @@ class VolumeData:
     bitmap: Bitmap = field(default_factory=lambda: Bitmap(0))
     activity_log: ActivityLog | None = None
     size_bytes: int = 0
+    al_extents: int = 0
+    """How many extents may be hot; as configured, and as the ring on the disk has room for."""
     crashed_primary: bool = False
     peer_outdated: bool = False
     full_sync: bool = False
@@ -156,6 +158,12 @@ class VolumeData:
     waiting: deque[Piece] = field(default_factory=deque)
     """What clients asked and the activity log has no room for yet, or what is frozen."""
     starved: bool = False
+    batch_extents: set[int] = field(default_factory=set)
+    """Extents of the batch that is being carried."""
+    written_extents: set[int] = field(default_factory=set)
+    """Extents written since our last flush began. They stay hot: our own disk may still lose what is in its cache."""
+    flushing_extents: dict[int, set[int]] = field(default_factory=dict)
+    """The same for each flush under way, by token."""
     frozen: bool = False
     """A fencing handler runs: nothing is answered, nothing accepted."""
     fencing_since: float | None = None
@@ -167,6 +175,8 @@ class VolumeData:
     next_block_id: int = 1
     next_token: int = 1
     on_flush: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    promoting: int | None = None
+    """The operation that waits until what came as a Secondary is stable."""
     demoting: int | None = None
     """The operation that waits for everything to be stable."""
     demote_flushed: bool = False
@@ -208,7 +218,13 @@ class VolumeData:
         token = self.next_token
         self.next_token += 1
         self.on_flush[token] = [done]
+        if self.written_extents:
+            self.flushing_extents[token], self.written_extents = self.written_extents, set()
         self.out.append(effects.FlushData(token))
+
+    def held_extents(self) -> set[int]:
+        """What must stay hot: it may be unstable on the peer, or here."""
+        return self.log.held_extents().union(self.written_extents, *self.flushing_extents.values())
 
     def complete(self, requests: list[Request]) -> None:
         """Answer clients; held back while frozen."""
@@ -280,6 +296,7 @@ class VolumeData:
             history0=generation.history0,
             history1=generation.history1,
             flags=self.flags(),
+            al_extents=self.al_extents or self.superblock.al_extents,
             clean=False,
         )
         old = self.superblock

@@ -104,7 +104,11 @@ class Oracle:
     def state_changed(self, node: Node, before: State, after: State) -> None:
         known = self.states[node.index]
         # when the disk fails an effect, changes behind it are not carried out: they are not said either
-        self.check(known == before or after.disk is DiskState.FAILED, "table", f"{node.name} changed from {before}, and was {known}")
+        self.check(
+            known == before or after.disk is DiskState.FAILED,
+            "table",
+            f"{node.name} changed from {before}, and was {known}",
+        )
         self.states[node.index] = after
         if after.connection is not before.connection:
             self.check(
@@ -118,7 +122,11 @@ class Oracle:
                 "table",
                 f"{node.name}: {before.disk} -> {after.disk}",
             )
-        if before.connection in _TARGET and before.disk is DiskState.INCONSISTENT and after.disk > DiskState.INCONSISTENT:
+        if (
+            before.connection in _TARGET
+            and before.disk is DiskState.INCONSISTENT
+            and after.disk > DiskState.INCONSISTENT
+        ):
             self._resynchronised(node)
         elif before.disk is DiskState.ATTACHING and after.disk > DiskState.INCONSISTENT:
             self._content_kept(node, self.lines[node.index], "at its start")

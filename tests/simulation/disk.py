@@ -80,6 +80,10 @@ class SimulatedDisk:
                 still[sector] = [old for old in older if old[0] >= number]
         self._older = still
 
+    def flush_now(self) -> None:
+        """Everything written is stable; what fsync(2) does when the disk is opened."""
+        self._older.clear()
+
     def possible(self, sector: int) -> list[bytes]:
         """Each content that the sector may have after a power cut now, the newest last."""
         older = [content for _, content in self._older.get(sector, ())]

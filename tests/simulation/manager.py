@@ -113,7 +113,9 @@ class Manager:
         for index, (what, since) in self._pending.items():
             node = self._world.nodes[index]
             if not node.paused and self._world.now - max(since, node.resumed_at) > ANSWER_BOUND_S:
-                self._world.oracle.check(False, "answers", f"{node.name} has not answered {what} for {ANSWER_BOUND_S} s")
+                self._world.oracle.check(
+                    False, "answers", f"{node.name} has not answered {what} for {ANSWER_BOUND_S} s"
+                )
         if self._pending:
             return
         if not self.initialised:
@@ -195,7 +197,10 @@ class Manager:
         if not world.oracle.primary_since_contact[peer.index]:
             self.promote(node)
         elif peer.volume is None and self._rng.random() < 0.3:
-            if world.options.takeover is Takeover.CONSISTENT and not peer.powered and self._rng.random() < 0.5:
+            inside = node.inside
+            assert inside is not None
+            survivor = inside.peer_role_at_loss is Role.PRIMARY and world.options.takeover is Takeover.CONSISTENT
+            if survivor and not peer.powered and self._rng.random() < 0.5:
                 self.promote(node)
             else:
                 world.count(Fault.TAKEOVER)
@@ -277,12 +282,15 @@ class Manager:
         if not all(node.running for node in world.nodes):
             return
         world.oracle.check(
-            self.diverged, "split brain", "the two sides do not connect, and no permit was ever used: " + world.describe()
+            self.diverged,
+            "split brain",
+            "the two sides do not connect, and no permit was ever used: " + world.describe(),
         )
         primaries = [node for node in world.nodes if node.role is Role.PRIMARY]
         winner = primaries[0] if len(primaries) == 1 else self._rng.choice(world.nodes)
         loser = world.nodes[1 - winner.index]
         world.note(f"operator resolves the split brain: {winner.name} wins")
+        world.oracle.last_primary = winner.index
 
         def discard(error: MirrorError | None) -> None:
             self.split_brain = len([node for node in world.nodes if node.role is Role.PRIMARY]) == 2

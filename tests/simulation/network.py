@@ -160,13 +160,11 @@ class Network:
         """Whether the machine of that node has power, to answer a piece for a closed stream with a reset."""
         self._rng = rng
         self._sessions = 0
-        self._old: list[Session] = []
 
     def connect(self) -> Session | None:
-        """A new session, when pieces pass both ways."""
-        if any(self.cut):
+        """A new session, when pieces pass both ways and both ends of the former one are done with it."""
+        if any(self.cut) or (self.session is not None and not self.session.over):
             return None
-        self._old = [old for old in [*self._old, self.session] if old is not None and not old.over]
         self._sessions += 1
         self.session = Session(self, self._sessions)
         return self.session
@@ -174,19 +172,17 @@ class Network:
     def set_cut(self, sender: int, *, cut: bool) -> None:
         self.cut[sender] = cut
         if not cut:
-            for session in [*self._old, self.session]:
-                if session is not None:
-                    for stream in Stream:
-                        session.arm(session.pipes[sender, stream])
+            if self.session is not None:
+                for stream in Stream:
+                    self.session.arm(self.session.pipes[sender, stream])
 
     def reset(self) -> None:
         if self.session is not None:
             self.session.reset()
 
     def vanish(self, node: int) -> None:
-        for session in [*self._old, self.session]:
-            if session is not None:
-                session.vanish(node)
+        if self.session is not None:
+            self.session.vanish(node)
 
     # What chance decides
 

@@ -135,6 +135,8 @@ class Node:
         volume = self.volume
 
         def attach() -> list[Effect]:
+            # what a killed process had written, and nobody flushed, is not known to its successor
+            self._disk_port.flush_at_start()
             attachment = self.metadata()
             for write in attachment.writes:
                 self._disk_port.persist("attach", [write])

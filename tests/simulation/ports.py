@@ -62,6 +62,9 @@ class DiskPort(Port):
     def start_flush(self, token: int) -> None:
         self._struck("flush", None, lambda: self._node.disk.start_flush(token))
 
+    def flush_at_start(self) -> None:
+        self._struck("flush", None, self._node.disk.flush_now)
+
     def persist(self, what: str, writes: list[tuple[int, bytes]]) -> None:
         node = self._node
         node.metadata_changes += 1

@@ -208,9 +208,13 @@ class World:
         for node in self.nodes:
             end = session.ends[node.index]
             resolve = node.index == accepts
-            self.after(self.network.delay(), "link up", lambda node=node, end=end, resolve=resolve: node.link_up(  # type: ignore[misc]
-                end, resolve_conflicts=resolve
-            ))
+            self.after(
+                self.network.delay(),
+                "link up",
+                lambda node=node, end=end, resolve=resolve: node.link_up(  # type: ignore[misc]
+                    end, resolve_conflicts=resolve
+                ),
+            )
 
     def handler(self, node: Node, name: str) -> int:
         return self.manager.fence(node) if name == "fence-peer" else 0

@@ -1,0 +1,33 @@
+"""Bugs that the simulation must find: each breaks one promise of the effects between volume and executor."""
+
+from __future__ import annotations
+
+from replication.protocol.effects import Effect, Persist
+from tests.simulation.node import Node, Variation
+
+
+class AcknowledgedBeforeActivityLog(Variation):
+    """The activity log is written after the data, the sends and the answers that it should protect."""
+
+    def effects(self, node: Node, effects: list[Effect]) -> list[Effect]:
+        late = [effect for effect in effects if isinstance(effect, Persist) and effect.what == "activity-log"]
+        return [effect for effect in effects if effect not in late] + late if late else effects
+
+
+class BitClearedOnSend(Variation):
+    """The source of a resync believes a block to be equal as soon as it has sent it."""
+
+    def block_sent(self, node: Node, offset: int, length: int) -> None:
+        inside = node.inside
+        assert inside is not None
+        inside.bitmap.clear_range(offset, length, inside.size_bytes)
+
+
+class GenerationNotDurable(Variation):
+    """The superblock is written, and not flushed: a power cut may bring the former one back."""
+
+    def persist(self, node: Node, what: str, writes: list[tuple[int, bytes]]) -> bool:
+        if what != "superblock":
+            return False
+        node.disk.write(list(writes))
+        return True
