@@ -142,7 +142,7 @@ class DeviceProcess:
         return self._process.pid
 
     def fileno(self) -> int:
-        """To be watched for reading: then `read_event` until None. Not after `Ended`: it closes the descriptor."""
+        """To be watched for reading: then `read_event` until None. After `Ended`, unwatch it and `close`."""
         return self._reports.fileno()
 
     def read_event(self) -> DeviceEvent | None:
@@ -182,10 +182,13 @@ class DeviceProcess:
         status = self._process.poll()
         if status is None:
             return None  # its descriptors are closed and it is just ending: we are called again at once
-        self._orders.close()
-        self._reports.close()
         self._ended = True
         return Ended(status)
+
+    def close(self) -> None:
+        """After `Ended`, once nobody watches it any more."""
+        self._orders.close()
+        self._reports.close()
 
 
 def parse_event(line: bytes) -> DeviceEvent:

@@ -77,6 +77,7 @@ class Mirrord:
             directory / "0.fuse",
             method=METHODS.get(resource.mirror.device, METHODS[DeviceKind.AUTO]),
         )
+        spec.socket.unlink(missing_ok=True)  # of a mirrord that was killed: a Secondary has none
         self.device = MirrorDevice(self.loop, spec, resource.mirror.device, self._submit, self._say, self._device_lost)
         self.handlers = HandlerPrograms(self.loop, resource, local_name, self._handler_done)
         self.side_file = SideFile(state_directory / f"{resource.name}.json")

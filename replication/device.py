@@ -162,6 +162,7 @@ class MirrorDevice:
         process, self._process = self._process, None
         assert process is not None
         self._loop.remove(process)
+        process.close()
         self.path, self._deadline = None, None
         started, self._starting = self._starting, None
         stopped, self._stopping = self._stopping, None

@@ -68,9 +68,8 @@ def _answer_peer(data: VolumeData, session: Session, body: memoryview, reply_com
     wanted = value >> 4 & 31
     connection = ConnectionState(wanted) if mask & MASK_CONNECTION and wanted in set(ConnectionState) else None
     disk = DiskState(value >> 9 & 15) if mask & MASK_DISK and (value >> 9 & 15) in set(DiskState) else None
-    own_request = data.request is not None and data.request.sent
     proceed = None
-    if own_request and session.resolve_conflicts:
+    if data.request is not None and session.resolve_conflicts:
         reply = Reply.CONCURRENT_CHANGE
     elif data.state.connection < ConnectionState.CONNECTED or data.demoting is not None:
         reply = Reply.TRANSIENT_STATE
@@ -114,6 +113,8 @@ def _peer_disconnects(data: VolumeData, its_disk: DiskState | None) -> None:
     if its_disk is DiskState.OUTDATED:
         data.change(f"{data.peer_name} outdates itself", peer_disk=DiskState.OUTDATED)
     loss.link_lost(data, f"{data.peer_name} disconnects", ConnectionState.TEAR_DOWN)
+    link_gone(data)
+    link_gone(data)
 
 
 def _may_peer_invalidate(data: VolumeData, wanted: ConnectionState) -> Reply:
@@ -165,7 +166,12 @@ def ask(data: VolumeData, request: StateRequest) -> None:
     data.request = request
 
     def peer_is_alive() -> None:
-        if data.request is request and data.session is session:
+        if data.request is not request or data.session is not session:
+            return
+        if request.change is Change.PROMOTE and data.state.peer is Role.PRIMARY:
+            data.request = None
+            _peer_was_first(data, request)
+        else:
             request.sent = True
             command = packets.P_CONN_ST_CHG_REQ if request.whole_connection else packets.P_STATE_CHG_REQ
             body = STATE_CHANGE_BODY.pack(request.mask, request.value)
@@ -188,6 +194,11 @@ def reply_arrived(data: VolumeData, session: Session, code: int) -> None:
         if code == Reply.PRIMARY_REFUSES and request.change is Change.DISCONNECT:
             _disconnected(data, request)
             return
+        if code in (Reply.CONCURRENT_CHANGE, Reply.TRANSIENT_STATE) and request.change is Change.DISCONNECT:
+            # whoever wants to leave does not have to say so twice; `tick` ends it in any case
+            request.sent = False
+            ask(data, request)
+            return
         data.answer(
             request.operation,
             data.refusal(
@@ -200,7 +211,15 @@ def reply_arrived(data: VolumeData, session: Session, code: int) -> None:
 
 
 def _promoted_together(data: VolumeData, request: StateRequest) -> None:
-    become_primary(data, f"{data.peer_name} agreed", request.operation)
+    if data.state.peer is Role.PRIMARY:
+        _peer_was_first(data, request)
+        handshake.send_state(data)
+    else:
+        become_primary(data, f"{data.peer_name} agreed", request.operation)
+
+
+def _peer_was_first(data: VolumeData, request: StateRequest) -> None:
+    data.answer(request.operation, data.refusal(f"not promoted: {data.peer_name} became Primary at the same moment"))
 
 
 def _promoted_by_force(data: VolumeData, request: StateRequest) -> None:
@@ -223,8 +242,18 @@ def _disconnected(data: VolumeData, request: StateRequest) -> None:
 
 
 def _invalidated(data: VolumeData, request: StateRequest) -> None:
-    _begin_full_sync_as_target(data)
+    if data.state.connection is ConnectionState.CONNECTED:
+        _begin_full_sync_as_target(data)
     data.answer(request.operation)
+
+
+def sync_uuid_arrived(data: VolumeData, session: Session, body: memoryview) -> None:
+    """The source begins. On its own stream this may overtake the yes to our request to be invalidated."""
+    request, connection = data.request, data.state.connection
+    asked = request is not None and request.sent and request.change is Change.INVALIDATE
+    if asked and connection is ConnectionState.CONNECTED:
+        _begin_full_sync_as_target(data)
+    resync.sync_uuid_arrived(data, session, body)
 
 
 def _invalidated_remote(data: VolumeData, request: StateRequest) -> None:
@@ -246,7 +275,7 @@ def link_gone(data: VolumeData) -> None:
     request, data.request = data.request, None
     if request is not None:
         if request.change is Change.DISCONNECT:
-            stand_alone(data, request.operation)
+            _disconnected(data, request)
         else:
             data.answer(
                 request.operation,
@@ -263,7 +292,7 @@ def tick(data: VolumeData) -> None:
     if request is not None and data.now >= request.deadline:
         data.request = None
         if request.change is Change.DISCONNECT:
-            stand_alone(data, request.operation)
+            _disconnected(data, request)
         else:
             data.answer(
                 request.operation, data.refusal(f"{data.peer_name} did not answer in {ANSWER_S:g} s", "try again")

@@ -7,7 +7,7 @@ import hmac
 from typing import Any
 
 from replication.protocol import packets, resync
-from replication.protocol.bitmap import Bitmap
+from replication.protocol.bitmap import PAGE_BYTES, Bitmap, bitmap_bytes
 from replication.protocol.effects import Stream
 from replication.protocol.errors import PeerError
 from replication.protocol.generation import Decision, Generation, Outcome, Policies, Side, decide
@@ -225,6 +225,13 @@ def sizes_arrived(data: VolumeData, session: Session, body: memoryview) -> None:
     if data.layout is None or data.state.disk < DiskState.NEGOTIATING or not largest:
         return
     size = min(data.layout.data_bytes, peer.disk_size_bytes, peer.wanted_size_bytes or data.layout.data_bytes)
+    if session.stage is Stage.DECIDED and data.size_bytes:
+        if peer.disk_size_bytes < data.size_bytes:
+            raise PeerError(f"attaches a disk with room for {peer.disk_size_bytes} of {data.size_bytes} bytes")
+        return
+    if data.state.disk < DiskState.OUTDATED:
+        # growing is an operator's wish; a new disk beside one that holds data takes the size of the data
+        size = min(size, peer.current_size_bytes or data.size_bytes or size)
     if size < data.size_bytes and data.state.disk >= DiskState.OUTDATED:
         raise PeerError(
             f"its disk has room for {size} bytes, and {data.size_bytes} bytes of data are here",
@@ -242,7 +249,9 @@ def set_size(data: VolumeData, size_bytes: int) -> None:
         return
     blocks = -(-size_bytes // BLOCK_BYTES)
     old = data.bitmap
-    data.bitmap = Bitmap(blocks, bytearray(old.data[: -(-blocks // 8 // BLOCK_BYTES) * BLOCK_BYTES or None]))
+    data.bitmap = Bitmap(blocks, bytearray(old.data[: bitmap_bytes(blocks)].ljust(bitmap_bytes(blocks), b"\0")))
+    data.bitmap.dirty_pages.update(page for page in old.dirty_pages if page * PAGE_BYTES < len(data.bitmap.data))
+    data.bitmap.set_blocks(old.block_count, blocks)  # what was not there before is not known to be equal
     data.size_bytes = size_bytes
     data.persist_superblock()
 
@@ -276,6 +285,9 @@ def state_arrived(data: VolumeData, session: Session, body: memoryview) -> None:
         raise PeerError(f"sent a state that is none ({error})") from error
     if not session.peer.protocol_seen:
         raise PeerError("sent its state before its parameters")
+    has_disk = peer.disk >= DiskState.NEGOTIATING and peer.disk is not DiskState.UNKNOWN
+    if has_disk and session.peer.generation is None:
+        raise PeerError(f"says that its disk is {peer.disk}, without its generations")
     before, session.peer.state = session.peer.state, peer
     own = data.state
     if own.connection is ConnectionState.WF_REPORT_PARAMS:
@@ -283,6 +295,8 @@ def state_arrived(data: VolumeData, session: Session, body: memoryview) -> None:
         return
     if own.connection < ConnectionState.CONNECTED:
         return
+    if peer.disk is DiskState.NEGOTIATING and own.connection is not ConnectionState.CONNECTED:
+        raise PeerError(f"attaches a disk while {own.connection}")
     forced = (
         own.connection is ConnectionState.CONNECTED
         and own.disk is DiskState.INCONSISTENT

@@ -30,12 +30,14 @@ class Force(enum.Enum):
 def standing(data: VolumeData) -> Standing:
     """What decides whether this side may become Primary now."""
     state = data.state
+    # a Secondary without a disk cannot tell whether its data were newer than ours: it counts as not seen
+    speaks_for_its_data = state.peer_disk >= DiskState.INCONSISTENT or state.peer is Role.PRIMARY
     return Standing(
         policy=data.options.takeover,
         fencing=data.options.fencing,
         disk=state.disk,
         peer_disk=state.peer_disk,
-        connected=data.connected,
+        connected=data.connected and speaks_for_its_data,
         peer_role_now=state.peer,
         peer_role_at_loss=data.peer_role_at_loss,
         was_equal_at_loss=data.equal_at_loss,
@@ -158,9 +160,7 @@ def demote(data: VolumeData, operation: int) -> None:
 
 
 def connect(data: VolumeData, operation: int, discard_my_data: bool) -> None:
-    if data.state.connection is not ConnectionState.STAND_ALONE:
-        data.answer(operation)
-        return
+    connection = data.state.connection
     if discard_my_data and data.state.role is Role.PRIMARY:
         data.answer(
             operation,
@@ -168,6 +168,13 @@ def connect(data: VolumeData, operation: int, discard_my_data: bool) -> None:
                 "a Primary cannot discard its data", f"stop its user, then: mirroradm secondary {data.options.resource}"
             ),
         )
+        return
+    if connection is not ConnectionState.STAND_ALONE:
+        if discard_my_data and data.session is not None:
+            data.answer(operation, data.refusal(f"is {connection} already", "disconnect first"))
+            return
+        data.discard_my_data = data.discard_my_data or discard_my_data
+        data.answer(operation)
         return
     data.discard_my_data = discard_my_data
     data.reason = data.remedy = ""
@@ -274,5 +281,6 @@ def new_current_uuid(data: VolumeData, operation: int) -> None:
         disk=DiskState.UP_TO_DATE,
         peer_disk=DiskState.UP_TO_DATE,
     )
+    data.session.peer.generation = data.generation
     handshake.send_uuids(data, UuidFlag.SKIP_INITIAL_SYNC)
     data.answer(operation)

@@ -288,7 +288,7 @@ _DATA: dict[int, Callable[[VolumeData, Session, memoryview], None]] = {
     P_RS_DATA_REPLY: resync.block_arrived,
     P_BITMAP: lambda data, session, body: resync.bitmap_arrived(data, session, P_BITMAP, body),
     P_COMPRESSED_BITMAP: lambda data, session, body: resync.bitmap_arrived(data, session, P_COMPRESSED_BITMAP, body),
-    P_SYNC_UUID: resync.sync_uuid_arrived,
+    P_SYNC_UUID: agreement.sync_uuid_arrived,
     P_PROTOCOL: handshake.protocol_arrived,
     P_PROTOCOL_UPDATE: _nothing,
     P_SYNC_PARAM89: handshake.sync_param_arrived,

@@ -149,6 +149,8 @@ def source_sees_target_finished(data: VolumeData) -> None:
         connection=ConnectionState.CONNECTED,
         peer_disk=DiskState.UP_TO_DATE,
     )
+    if data.session is not None:
+        data.session.peer.generation = data.generation  # the next resync of this connection begins from here
     data.persist_bitmap()
     data.out.append(effects.CallHandler("unfence-peer"))
 
@@ -303,4 +305,5 @@ def finish_as_target(data: VolumeData, session: Session) -> None:
         disk=DiskState.UP_TO_DATE,
         peer_disk=DiskState.UP_TO_DATE,
     )
+    session.peer.generation = data.generation
     data.send(Stream.DATA, packets.packet(packets.P_STATE, packets.STATE_BODY.pack(data.state.encode())))

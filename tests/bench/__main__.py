@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from agents import install
+from tests.bench import mirror
 from tests.bench.agents import application, virtual_ip
 from tests.bench.rows import table
 
@@ -19,6 +20,8 @@ def main() -> None:
         root = Path(directory)
         install.install(root, dry_run=False)
         rows = [*virtual_ip(root), *application(root)]
+    with TemporaryDirectory(prefix="mirrorha-bench-", dir=mirror.WORKPLACE) as directory:
+        rows += mirror.rows(Path(directory))
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps([one.as_json() for one in rows], indent=1) + "\n", encoding="utf-8")
     print(table(rows))

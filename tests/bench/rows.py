@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import enum
 import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
+
+
+class Bound(enum.StrEnum):
+    """On which side of its bar a ratio must be."""
+
+    AT_MOST = "at most"
+    """For times."""
+    AT_LEAST = "at least"
+    """For rates."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +31,28 @@ class Row:
     spread: float
     """The larger of the two sides' interquartile ranges, as a share of its median."""
     bar: float | None
-    """The ratio may be at most this for a time; None where we hold ourselves to nothing."""
+    """What the ratio is held against, in the way `bound` says; None where we hold ourselves to nothing."""
+    bound: Bound = Bound.AT_MOST
 
     @property
     def holds(self) -> bool:
-        return self.bar is None or self.ratio <= self.bar
+        if self.bar is None:
+            return True
+        return self.ratio <= self.bar if self.bound is Bound.AT_MOST else self.ratio >= self.bar
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def row(case: str, unit: str, ours: list[float], peer: str, theirs: list[float], bar: float | None) -> Row:
+def row(
+    case: str,
+    unit: str,
+    ours: list[float],
+    peer: str,
+    theirs: list[float],
+    bar: float | None,
+    bound: Bound = Bound.AT_MOST,
+) -> Row:
     """Raises ValueError when the two series do not have the same length, or fewer than 4 measurements."""
     if len(ours) != len(theirs) or len(ours) < 4:
         raise ValueError(
@@ -39,19 +60,18 @@ def row(case: str, unit: str, ours: list[float], peer: str, theirs: list[float],
         )
     mine, other = statistics.median(ours), statistics.median(theirs)
     spread = max(_spread(ours), _spread(theirs))
-    return Row(
-        case, unit, round(mine, 2), peer, round(other, 2), round(mine / other, 3), len(ours), round(spread, 2), bar
-    )
+    ratio = round(mine / other, 3)
+    return Row(case, unit, round(mine, 2), peer, round(other, 2), ratio, len(ours), round(spread, 2), bar, bound)
 
 
 def table(rows: list[Row]) -> str:
     """The rows for people."""
-    lines = [f"{'case':34} {'ours':>9} {'peer':>10} {'theirs':>9}  unit  {'ratio':>6} {'bar':>6}  runs  spread"]
+    lines = [f"{'case':34} {'ours':>9} {'peer':>13} {'theirs':>9}  unit   {'ratio':>6} {'bar':>8}  runs  spread"]
     for one in rows:
-        bar = "" if one.bar is None else f"{one.bar:.2f}"
+        bar = "" if one.bar is None else f"{'≤' if one.bound is Bound.AT_MOST else '≥'} {one.bar:.2f}"
         verdict = "" if one.holds else "  MISSED"
         lines.append(
-            f"{one.case:34} {one.ours:9.2f} {one.peer:>10} {one.theirs:9.2f}  {one.unit:4}  {one.ratio:6.3f} {bar:>6}"
+            f"{one.case:34} {one.ours:9.2f} {one.peer:>13} {one.theirs:9.2f}  {one.unit:5}  {one.ratio:6.3f} {bar:>8}"
             f"  {one.runs:4}  {one.spread:6.2f}{verdict}"
         )
     return "\n".join(lines)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.rows import row, table
+from tests.bench.rows import Bound, row, table
 
 
 def test_a_ratio_is_ours_over_theirs_of_the_medians() -> None:
@@ -15,6 +15,15 @@ def test_a_missed_bar_is_shouted() -> None:
     made = row("agent/x", "ms", [10, 10, 10, 10], "peer", [12, 12, 12, 12], bar=0.5)
     assert not made.holds
     assert "MISSED" in table([made])
+
+
+def test_a_rate_misses_its_bar_from_below() -> None:
+    slow = row("mirror/x", "IOPS", [19, 19, 19, 19], "peer", [10, 10, 10, 10], 2.0, Bound.AT_LEAST)
+    fast = row("mirror/x", "IOPS", [21, 21, 21, 21], "peer", [10, 10, 10, 10], 2.0, Bound.AT_LEAST)
+    assert not slow.holds
+    assert "≥ 2.00" in table([slow])
+    assert "MISSED" in table([slow])
+    assert fast.holds
 
 
 def test_a_row_without_a_bar_holds_whatever_it_says() -> None:

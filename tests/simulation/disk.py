@@ -67,7 +67,7 @@ class SimulatedDisk:
 
     def content(self, offset: int, length: int) -> bytes:
         """What a read sees now, whether or not reads fail."""
-        assert 0 <= offset and offset + length <= self.size_bytes, (offset, length)
+        assert 0 <= offset <= self.size_bytes - length, (offset, length)
         return bytes(self._content[offset : offset + length])
 
     def finish_flush(self, token: int) -> None:
@@ -121,8 +121,8 @@ class SimulatedDisk:
 
     def _put(self, offset: int, data: Buffer) -> None:
         length = len(data)
-        assert 0 <= offset and offset + length <= self.size_bytes, (offset, length)
-        assert offset % SECTOR_BYTES == 0 and length % SECTOR_BYTES == 0, (offset, length)
+        assert 0 <= offset <= self.size_bytes - length, (offset, length)
+        assert (offset | length) % SECTOR_BYTES == 0, (offset, length)
         content, number, older = self._content, self._flush_number, self._older
         for at in range(offset, offset + length, SECTOR_BYTES):
             sector = at // SECTOR_BYTES

@@ -131,7 +131,8 @@ class Manager:
         if not all(node.running and node.end is not None for node in nodes):
             return False
         first, second = nodes
-        assert first.end is not None and second.end is not None
+        assert first.end is not None
+        assert second.end is not None
         return first.end.session is second.end.session and all(
             node.volume is not None and node.volume.state.connection >= ConnectionState.CONNECTED for node in nodes
         )
@@ -158,10 +159,10 @@ class Manager:
                 self._resolve()
             return
         for node in nodes:
-            if node.running and node.volume is not None and node.volume.state.connection is ConnectionState.STAND_ALONE:
-                if self._rng.random() < 0.3:
-                    self._connect_again(node)
-                    return
+            alone = node.volume is not None and node.volume.state.connection is ConnectionState.STAND_ALONE
+            if alone and node.running and self._rng.random() < 0.3:
+                self._connect_again(node)
+                return
         if not primaries:
             self._choose_a_primary()
             return
@@ -327,7 +328,8 @@ class Manager:
                 return
         if self._in_contact() and self._world.now - self._world.settling_since > 20.0:
             first, second = nodes
-            assert first.volume is not None and second.volume is not None
+            assert first.volume is not None
+            assert second.volume is not None
             disks = [first.volume.state.disk, second.volume.state.disk]
             quiet = first.volume.state.connection is ConnectionState.CONNECTED
             if quiet and self.outdated and DiskState.UP_TO_DATE not in disks:

@@ -6,6 +6,7 @@ gave up. An end that gave up meanwhile is noticed by the other only when a piece
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable
@@ -101,7 +102,7 @@ class Session:
             clock.after(delay_s, "deliver", lambda: self._deliver(pipe))
 
     def end_closed(self, node: int) -> None:
-        """The other end reads what was sent before, then learns it; pieces towards the closed end answer with a reset."""
+        """The other end reads what was sent before, then learns it; pieces towards the closed end find a reset."""
         self._network.clock.after(self._network.delay(), "closed", lambda: self._tell_closed(node))
 
     def reset(self) -> None:
@@ -171,10 +172,9 @@ class Network:
 
     def set_cut(self, sender: int, *, cut: bool) -> None:
         self.cut[sender] = cut
-        if not cut:
-            if self.session is not None:
-                for stream in Stream:
-                    self.session.arm(self.session.pipes[sender, stream])
+        if not cut and self.session is not None:
+            for stream in Stream:
+                self.session.arm(self.session.pipes[sender, stream])
 
     def reset(self) -> None:
         if self.session is not None:
@@ -198,4 +198,4 @@ class Network:
             return [data] if data else []
         marks = sorted(self._rng.randrange(1, len(data)) for _ in range(self._rng.randrange(1, 3)))
         cuts = [0, *marks, len(data)]
-        return [data[start:end] for start, end in zip(cuts, cuts[1:], strict=False) if end > start]
+        return [data[start:end] for start, end in itertools.pairwise(cuts) if end > start]

@@ -123,7 +123,8 @@ class Node:
 
     def boot(self) -> None:
         """Start the process; the power must be on."""
-        assert self.powered and self.volume is None
+        assert self.powered
+        assert self.volume is None
         self.life += 1
         self.disk.reads_fail = self.disk.writes_fail = False
         self.volume = Volume(self.options, lambda: self.world.rng.getrandbits(64), self.world.now)

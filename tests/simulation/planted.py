@@ -10,7 +10,9 @@ class AcknowledgedBeforeActivityLog(Variation):
     """The activity log is written after the data, the sends and the answers that it should protect."""
 
     def effects(self, node: Node, effects: list[Effect]) -> list[Effect]:
-        late = [effect for effect in effects if isinstance(effect, Persist) and effect.what == "activity-log"]
+        late: list[Effect] = [
+            effect for effect in effects if isinstance(effect, Persist) and effect.what == "activity-log"
+        ]
         return [effect for effect in effects if effect not in late] + late if late else effects
 
 

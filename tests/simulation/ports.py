@@ -101,15 +101,20 @@ class ClientsPort(Port):
                 content = node.disk.read(request.offset, request.length)
             except DiskFailure as failure:
                 request.error = EIO
-                fact, life = str(failure), node.life
-                node.world.after(
-                    0.0001,
-                    "read failed",
-                    lambda: node.disk_failed(ReadForClients(requests), fact) if life == node.life else None,
-                )
+                self._report_later(ReadForClients(requests), str(failure))
                 node.world.workload.completed(node, [request])
             else:
                 node.world.workload.has_read(node, request, content)
+
+    def _report_later(self, effect: ReadForClients, fact: str) -> None:
+        node = self._node
+        life = node.life
+
+        def report() -> None:
+            if life == node.life:
+                node.disk_failed(effect, fact)
+
+        node.world.after(0.0001, "read failed", report)
 
     def device_failed(self, fact: str) -> None:
         self._node.world.say(self._node, f"device failed: {fact}")

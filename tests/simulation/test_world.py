@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.simulation import world
 from tests.simulation.campaign import campaign
+from tests.simulation.checkers import InvariantBroken
 from tests.simulation.world import World
 
 
@@ -32,7 +32,7 @@ def test_a_run_can_be_stopped_at_an_event() -> None:
 def test_a_report_names_the_invariant_the_event_and_the_line_that_replays_it() -> None:
     run = World(7)
     run.run(until_event=100)
-    report = run.report(world.InvariantBroken("equal", "block 3 differs"))
+    report = run.report(InvariantBroken("equal", "block 3 differs"))
     assert "invariant equal broken at event 100" in report
     assert "python -m tests.simulation --seed 7 --until 100 --verbose" in report
 

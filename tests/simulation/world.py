@@ -282,7 +282,11 @@ class World:
         for sender in senders:
             self.network.set_cut(sender, cut=True)
         length_s = self.rng.choice([0.1, 1.0, 5.0]) * self.rng.random()
-        self.after(length_s, "heal", lambda: [self.network.set_cut(sender, cut=False) for sender in senders] and None)
+        self.after(length_s, "heal", lambda: self._heal(*senders))
+
+    def _heal(self, *senders: int) -> None:
+        for sender in senders:
+            self.network.set_cut(sender, cut=False)
 
     def _fast(self) -> None:
         self.network.latency_s = 0.0005
