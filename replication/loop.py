@@ -14,6 +14,7 @@ from typing import Protocol
 Callback = Callable[[], None]
 
 _HANGUP = select.EPOLLHUP | select.EPOLLERR
+_IN, _OUT, _GONE_OR_OUT = select.EPOLLIN, select.EPOLLOUT, _HANGUP | select.EPOLLOUT
 
 
 class HasDescriptor(Protocol):
@@ -94,21 +95,27 @@ class Loop:
 
     def run_once(self, timeout_s: float) -> None:
         """Wait until something happens, at most so long (negative: without limit), and make all calls that are due."""
-        events = self._epoll.poll(0 if self._soon else timeout_s)
-        # looked up before the first call: a descriptor that a callback closes may be given out anew by the next
-        for watch, happened in [(self._watches[descriptor], happened) for descriptor, happened in events]:
-            self._dispatch(watch, happened)
-        for _ in range(len(self._soon)):
-            self._soon.popleft()()
+        soon = self._soon
+        events = self._epoll.poll(0 if soon else timeout_s)
+        if len(events) == 1:
+            descriptor, happened = events[0]
+            self._dispatch(self._watches[descriptor], happened)
+        elif events:
+            # looked up before the first call: a descriptor that a callback closes may be given out anew by the next
+            for watch, happened in [(self._watches[descriptor], happened) for descriptor, happened in events]:
+                self._dispatch(watch, happened)
+        if soon:
+            for _ in range(len(soon)):
+                soon.popleft()()
 
     def _dispatch(self, watch: _Watch, happened: int) -> None:
-        gone = happened & _HANGUP
-        if watch.events & select.EPOLLIN and (happened & select.EPOLLIN or gone):
+        if watch.events & _IN and happened & (_IN | _HANGUP):
             watch.on_readable()
-        if watch.events & select.EPOLLOUT and (happened & select.EPOLLOUT or gone) and watch.on_writable:
-            watch.on_writable()
-        if gone and not watch.events and watch.on_hangup:
-            watch.on_hangup()
+        if happened & _GONE_OR_OUT:
+            if watch.events & _OUT and watch.on_writable:
+                watch.on_writable()
+            if happened & _HANGUP and not watch.events and watch.on_hangup:
+                watch.on_hangup()
 
     def _hear_threads(self) -> None:
         os.eventfd_read(self._alarm)

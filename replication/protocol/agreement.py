@@ -64,7 +64,7 @@ def connection_request_arrived(data: VolumeData, session: Session, body: memoryv
 
 def _answer_peer(data: VolumeData, session: Session, body: memoryview, reply_command: int) -> None:
     mask, value = STATE_CHANGE_BODY.unpack(body)
-    role = Role(value & 3) if mask & MASK_ROLE == MASK_ROLE and value & 3 else None
+    role = Role(value & 3) if mask & MASK_ROLE == MASK_ROLE and value & 3 in (Role.PRIMARY, Role.SECONDARY) else None
     wanted = value >> 4 & 31
     connection = ConnectionState(wanted) if mask & MASK_CONNECTION and wanted in set(ConnectionState) else None
     disk = DiskState(value >> 9 & 15) if mask & MASK_DISK and (value >> 9 & 15) in set(DiskState) else None
@@ -77,7 +77,7 @@ def _answer_peer(data: VolumeData, session: Session, body: memoryview, reply_com
         reply = Reply.SUCCESS
         proceed = lambda: _peer_disconnects(data, disk)  # noqa: E731
     elif role is Role.PRIMARY:
-        reply = _may_peer_promote(data)
+        reply = _may_peer_promote(data, by_force=disk is DiskState.UP_TO_DATE)
         proceed = lambda: _peer_promoted(data, disk)  # noqa: E731
     elif connection in (ConnectionState.STARTING_SYNC_S, ConnectionState.STARTING_SYNC_T):
         reply = _may_peer_invalidate(data, connection)
@@ -93,9 +93,11 @@ def _answer_peer(data: VolumeData, session: Session, body: memoryview, reply_com
         proceed()
 
 
-def _may_peer_promote(data: VolumeData) -> Reply:
+def _may_peer_promote(data: VolumeData, *, by_force: bool) -> Reply:
     if data.state.role is Role.PRIMARY:
         return Reply.TWO_PRIMARIES
+    if by_force and data.state.connection is not ConnectionState.CONNECTED:
+        return Reply.RESYNC_RUNNING  # its data are half ours
     return Reply.NOTHING_TO_DO if data.state.peer is Role.PRIMARY else Reply.SUCCESS
 
 
@@ -113,7 +115,6 @@ def _peer_disconnects(data: VolumeData, its_disk: DiskState | None) -> None:
     if its_disk is DiskState.OUTDATED:
         data.change(f"{data.peer_name} outdates itself", peer_disk=DiskState.OUTDATED)
     loss.link_lost(data, f"{data.peer_name} disconnects", ConnectionState.TEAR_DOWN)
-    link_gone(data)
     link_gone(data)
 
 

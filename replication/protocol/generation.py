@@ -20,6 +20,7 @@ the same end. Stricter than DRBD:
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from replication.protocol.options import AfterSplitBrain
@@ -111,6 +112,11 @@ class Generation:
 
     def _bitmap_into_history(self) -> Generation:
         return replace(self, history0=self.bitmap, history1=self.history0) if self.bitmap else self
+
+    @property
+    def began_resync(self) -> bool:
+        """As its source, from a generation that the history still names."""
+        return self.history0 & _NAME != 0 and (self.history0 & _NAME) + SYNC_STEP & _U64 == self.bitmap & _NAME
 
     def _undo_resync_start(self) -> Generation:
         # What was pushed out of history1 is gone; twice the same name there does no harm.
@@ -236,11 +242,19 @@ def compare(
     if we_are_newer:
         step, level, corrected = we_are_newer
         return _verdict(70 + step, level, corrected, theirs)
-    if _same(ours.bitmap, theirs.bitmap):
-        return _verdict(90, SPLIT_BRAIN, ours, theirs)
+    for mine, yours in _with_resync_starts_undone(ours, theirs):
+        if _same(mine.bitmap, yours.bitmap):
+            return _verdict(90, SPLIT_BRAIN, mine, yours)
     if any(_same(mine, yours) and mine & _NAME != JUST_CREATED for mine in ours.history for yours in theirs.history):
         return _verdict(100, SPLIT_BRAIN_OLD, ours, theirs)
     return _verdict(0, UNRELATED, ours, theirs)
+
+
+def _with_resync_starts_undone(ours: Generation, theirs: Generation) -> Iterator[tuple[Generation, Generation]]:
+    """Both as they are, then each as if the resync it began as source, and whose target never heard of it, had not."""
+    for mine in (ours, ours._undo_resync_start()) if ours.began_resync else (ours,):
+        for yours in (theirs, theirs._undo_resync_start()) if theirs.began_resync else (theirs,):
+            yield mine, yours
 
 
 def _newer(older: Generation, newer: Generation, protocol_version: int) -> tuple[int, int, Generation] | None:
@@ -252,8 +266,7 @@ def _newer(older: Generation, newer: Generation, protocol_version: int) -> tuple
         return 0, 1, newer
     if _same(older.current, newer.history0):
         # The source began a resync, and the target never heard of it: its P_SYNC_UUID was lost.
-        step_taken = (newer.history0 & _NAME) + SYNC_STEP & _U64 == newer.bitmap & _NAME
-        if step_taken and protocol_version >= _FIRST_VERSION_WITH_SYNC_STEP:
+        if newer.began_resync and protocol_version >= _FIRST_VERSION_WITH_SYNC_STEP:
             return 1, 1, newer._undo_resync_start()
     if any(_same(older.current, uuid) for uuid in newer.history):
         return 10, 2, newer

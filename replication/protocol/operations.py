@@ -16,6 +16,7 @@ from replication.protocol.agreement import (
 )
 from replication.protocol.errors import MirrorError
 from replication.protocol.packets import UuidFlag
+from replication.protocol.requests import ESHUTDOWN
 from replication.protocol.states import ConnectionState, DiskState, Role
 from replication.protocol.takeover import Standing, eligible, permit_record
 from replication.protocol.volume_data import Change, VolumeData
@@ -147,6 +148,11 @@ def demote(data: VolumeData, operation: int) -> None:
     if error := _busy(data):
         data.answer(operation, error)
         return
+    if data.frozen:
+        # its device is gone, so nobody waits any more for what was held back; none of it was acknowledged
+        replicate.fail_clients(data, ESHUTDOWN)
+        data.fencing_since = data.fencing_again = None
+        data.change("demoted before the peer was fenced", suspended_fencing=False)
     data.demoting = operation
     replicate.close_epoch(data)
 
@@ -220,9 +226,9 @@ def invalidate(data: VolumeData, operation: int) -> None:
         else:
             request_change(data, Change.INVALIDATE, operation, MASK_CONNECTION, ConnectionState.STARTING_SYNC_T << 4)
     else:
-        data.change("invalidated", disk=DiskState.INCONSISTENT)
         data.bitmap.set_all()
-        data.persist_bitmap()
+        data.persist_bitmap()  # first: a crash in between must not leave an Inconsistent disk with few blocks marked
+        data.change("invalidated", disk=DiskState.INCONSISTENT)
         data.answer(operation)
 
 

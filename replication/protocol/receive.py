@@ -68,6 +68,11 @@ from replication.protocol.states import ConnectionState, DiskState, Role
 from replication.protocol.volume_data import Session, Stage, VolumeData
 
 _PING_ACK = packets.packet(P_PING_ACK)
+_BLOCK_ACKS = frozenset((P_WRITE_ACK, P_RS_WRITE_ACK, P_RECV_ACK, P_NEG_ACK))
+# looked up once: a member of an enum costs ten times what a global does
+_PARAMETERS, _DECIDED = Stage.PARAMETERS, Stage.DECIDED
+_INCONSISTENT, _PRIMARY, _META_STREAM = DiskState.INCONSISTENT, Role.PRIMARY, Stream.META
+_SYNC_TARGET, _PAUSED_SYNC_T = ConnectionState.SYNC_TARGET, ConnectionState.PAUSED_SYNC_T
 
 
 class Holding(Exception):
@@ -82,9 +87,8 @@ def receive_data(data: VolumeData, view: memoryview) -> tuple[int, bool]:
     session = data.session
     if session is None:
         return len(view), False
-    session.last_receive = data.now
     at, end = 0, len(view)
-    if session.stage < Stage.PARAMETERS:
+    if session.stage < _PARAMETERS:
         at = handshake.receive_early(data, session, view)
         if session.stage < Stage.PARAMETERS:
             return at, False
@@ -126,8 +130,8 @@ def _writes(data: VolumeData, session: Session, view: memoryview, at: int) -> in
     _must_serve(data, session, "P_DATA")
     end, start = len(view), at
     size_bytes, unpack, fixed = data.size_bytes, BLOCK.unpack_from, BLOCK.size
-    usable = data.state.disk >= DiskState.INCONSISTENT
-    syncing = data.state.connection in (ConnectionState.SYNC_TARGET, ConnectionState.PAUSED_SYNC_T)
+    usable = data.state.disk >= _INCONSISTENT
+    syncing = data.state.connection is _SYNC_TARGET or data.state.connection is _PAUSED_SYNC_T
     writes: list[tuple[int, effects.Buffer]] = []
     acks = bytearray()
     stable_acks = bytearray()
@@ -137,14 +141,15 @@ def _writes(data: VolumeData, session: Session, view: memoryview, at: int) -> in
         magic, volume, command, length, _, sector, block_id, _, flags = unpack(view, at)
         if command != P_DATA or magic != MAGIC_100:
             break
-        size = length - 24
-        if not 0 < size <= packets.REQUEST_BYTES_MAX or size & 511 or volume:
-            raise PeerError(f"P_DATA of {size} bytes for volume {volume}")
+        size, offset = length - 24, sector << 9
+        if not 0 < size <= packets.REQUEST_BYTES_MAX or size & 511 or volume or offset + size > size_bytes:
+            if count:
+                break  # what came before it counts; the next call begins with this one
+            raise PeerError(
+                f"P_DATA of {size} bytes at {offset} for volume {volume}: the device has {size_bytes} bytes in sectors"
+            )
         if end - at < fixed + size:
             break
-        offset = sector << 9
-        if offset + size > size_bytes:
-            raise PeerError(f"P_DATA for {offset}+{size} ends beyond the device of {size_bytes} bytes")
         payload = at + fixed
         at = payload + size
         count += 1
@@ -176,7 +181,7 @@ def _writes(data: VolumeData, session: Session, view: memoryview, at: int) -> in
             _note_diskless_primary(data, writes)
             data.out.append(effects.WriteData(writes))
         if acks:
-            data.out.append(effects.Send(Stream.META, [acks]))
+            data.out.append(effects.Send(_META_STREAM, [acks]))
         if stable_acks:
             _after_flush(data, session, bytes(stable_acks))
         resync.look_for_end(data)
@@ -185,15 +190,15 @@ def _writes(data: VolumeData, session: Session, view: memoryview, at: int) -> in
 
 def _must_serve(data: VolumeData, session: Session, what: str) -> None:
     """Raises PeerError unless the peer may write to us now."""
-    if session.stage is not Stage.DECIDED:
+    if session.stage is not _DECIDED:
         raise PeerError(f"{what} before the handshake was over")
-    if data.state.role is Role.PRIMARY:
+    if data.state.role is _PRIMARY:
         raise PeerError(f"{what} although this node is Primary", for_good=True)
 
 
 def _note_diskless_primary(data: VolumeData, writes: list[tuple[int, effects.Buffer]]) -> None:
     """A Primary without a disk keeps no record of what it writes here: we do."""
-    if data.state.peer is Role.PRIMARY and data.state.peer_disk < DiskState.INCONSISTENT:
+    if data.state.peer_disk < _INCONSISTENT and data.state.peer is _PRIMARY:
         for offset, buffer in writes:
             data.set_out_of_sync(offset, len(buffer))
 
@@ -307,31 +312,41 @@ def receive_meta(data: VolumeData, view: memoryview) -> int:
     session = data.session
     if session is None:
         return len(view)
-    session.last_receive = data.now
+    done: list[Request] = []
+    try:
+        return _meta_packets(data, session, view, done)
+    finally:
+        # what was acknowledged before a packet that is forbidden is acknowledged
+        if done:
+            replicate.parts_done(data, done)
+
+
+def _meta_packets(data: VolumeData, session: Session, view: memoryview, done: list[Request]) -> int:
+    """Requests with a part done are left in `done`."""
     at: int = 0
     end = len(view)
-    done: list[Request] = []
     while end - at >= HEADER.size:
         magic, _, command, length, pad = HEADER.unpack_from(view, at)
         if magic != MAGIC_100 or pad:
             raise PeerError(f"header has magic 0x{magic:08x} and pad {pad} on the meta stream")
+        if session.stage < _PARAMETERS and command not in (P_PING, P_PING_ACK, P_DELAY_PROBE):
+            raise PeerError(f"{packets.name(command)} on the meta stream of a peer that has not proved itself")
         if META_LENGTH.get(command, -1) != length:
-            raise PeerError(f"{packets.name(command)} of {length} bytes on the meta stream", for_good=True)
+            for_good = session.stage >= Stage.PARAMETERS
+            raise PeerError(f"{packets.name(command)} of {length} bytes on the meta stream", for_good=for_good)
         if end - at < HEADER.size + length:
             break
-        if command in (P_WRITE_ACK, P_RS_WRITE_ACK, P_RECV_ACK, P_NEG_ACK):
+        if command in _BLOCK_ACKS:
             at = _acks(data, view, at, done)
             continue
         body = view[at + HEADER.size : at + HEADER.size + length]
         at += HEADER.size + length
         if done:
             replicate.parts_done(data, done)
-            done = []
+            done.clear()
         _meta(data, session, command, body)
         if data.session is not session:
             return at
-    if done:
-        replicate.parts_done(data, done)
     return at
 
 

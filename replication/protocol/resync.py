@@ -143,6 +143,7 @@ def source_sees_target_finished(data: VolumeData) -> None:
     if data.bitmap.count:
         raise PeerError(f"says it is UpToDate while {data.bitmap.count} blocks are out of sync")
     data.resync = None
+    data.persist_bitmap()  # first: a bitmap without a UUID must have no bits
     data.change(
         f"{data.peer_name} has everything",
         generation=data.generation.resync_finished_source(),
@@ -151,7 +152,6 @@ def source_sees_target_finished(data: VolumeData) -> None:
     )
     if data.session is not None:
         data.session.peer.generation = data.generation  # the next resync of this connection begins from here
-    data.persist_bitmap()
     data.out.append(effects.CallHandler("unfence-peer"))
 
 

@@ -307,10 +307,22 @@ class Pair:
     def side(self, name: str) -> Side:
         return next(side for side in self.sides if side.name == name)
 
+    def demote(self) -> None:
+        """No Primary any more, if there was one."""
+        for side in self.sides:
+            if side.states[0] == "Primary":
+                side.adm("secondary")
+
+    def promote(self, side: Side) -> Side:
+        """This one is Primary, and the other is not."""
+        if side.states[0] != "Primary":
+            self.demote()
+            side.adm("primary")
+        return side
+
     def end(self) -> None:
         """Demote and stop both, as one does before a maintenance."""
-        for side in self.sides:
-            side.adm("secondary")
+        self.demote()
         self.on_both("down")
 
     def data_are_equal(self) -> None:

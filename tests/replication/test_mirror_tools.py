@@ -31,23 +31,18 @@ def pair(mirror: Pair) -> Pair:
     if not all(side.pid for side in mirror.sides):
         mirror.on_both("up")
     mirror.is_equal()
-    mirror.beta.adm("secondary")
-    mirror.alpha.adm("primary")
+    mirror.promote(mirror.alpha)
     return mirror
 
 
 @pytest.fixture(params=["alpha", "beta"])
 def primary(pair: Pair, request: pytest.FixtureRequest) -> Side:
     """One reads and writes past the page cache, the other does not; each once as Primary."""
-    if request.param == "beta":
-        pair.alpha.adm("secondary")
-        pair.beta.adm("primary")
-    return pair.side(request.param)
+    return pair.promote(pair.side(request.param))
 
 
 def both_disks_are_equal(pair: Pair) -> None:
-    for side in pair.sides:
-        side.adm("secondary")
+    pair.demote()
     pair.data_are_equal()
 
 
@@ -287,7 +282,7 @@ def test_fio_verifies_random_writes_of_every_size(pair: Pair, primary: Side) -> 
         "--rw=randrw",
         "--bssplit=512/20:4k/40:16k/15:68k/15:256k/10",
         "--iodepth=32",
-        "--size=48m",
+        "--size=24m",
         "--fsync=97",
     )
     both_disks_are_equal(pair)
@@ -300,10 +295,10 @@ def test_fio_verifies_over_many_connections(pair: Pair, primary: Side) -> None:
         "--bs=4k",
         "--iodepth=8",
         "--numjobs=4",
-        "--size=8m",
+        "--size=3m",
         "--offset_increment=12m",
         "--fsync=50",
-        "--verify_backlog=256",
+        "--verify_backlog=64",
     )
     both_disks_are_equal(pair)
 
@@ -314,7 +309,7 @@ def test_fio_verifies_what_it_wrote_over_trimmed_blocks(pair: Pair, primary: Sid
         "--rw=randtrimwrite",
         "--bs=16k",
         "--iodepth=16",
-        "--size=32m",
+        "--size=6m",
     )
     both_disks_are_equal(pair)
 

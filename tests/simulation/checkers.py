@@ -5,6 +5,7 @@
 - acknowledged, flushed: the oracle of `history`, on the disk of whoever answers, and of its peer while it is in sync;
 - kept: what a start finds on a disk, and what a new Primary serves, is what its clients were promised;
 - superset: a block that differs is marked on a side, or hot in an activity log; of a node that is down, on its disk;
+- no-drop: the source of a resync unmarks a block when its target has written it, not before;
 - equal: both say UpToDate, nothing is marked and nothing on its way: then no block differs;
 - table: states follow one another as the tables say;
 - serves: only a Primary answers clients.
@@ -236,6 +237,7 @@ class Oracle:
     def after_event(self) -> None:
         if self.differing:
             self._differing_blocks_are_covered()
+            self._sources_drop_nothing()
             if self.quiet_and_in_sync():
                 blocks = sorted(self.differing)[:5]
                 raise InvariantBroken("equal", f"both say UpToDate and nothing is on its way; blocks {blocks} differ")
@@ -272,6 +274,16 @@ class Oracle:
         block = min(left)
         words = "; ".join(node.describe() for node in self._world.nodes)
         raise InvariantBroken("superset", f"block {block} differs, and nothing on either side says so ({words})")
+
+    def _sources_drop_nothing(self) -> None:
+        """The target's bits would cover for it; but then they would be the only ones."""
+        for node in self._world.nodes:
+            if self.states[node.index].connection is not ConnectionState.SYNC_SOURCE or node.end is None:
+                continue
+            peer = self._world.nodes[1 - node.index]
+            if peer.power_cuts == self._power_cuts_at_start[node.end.session.number, peer.index]:
+                if left := self._not_covered(node, self.differing):
+                    raise InvariantBroken("no-drop", f"{node.name} has unmarked block {min(left)}, which differs")
 
     def _not_covered(self, node: Node, blocks: set[int]) -> set[int]:
         inside = node.inside

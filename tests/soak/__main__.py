@@ -5,9 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.soak import evidence, fresh_clone, killed_labs, outages, power_cuts
+from tests.soak import (
+    evidence,
+    fresh_clone,
+    killed_labs,
+    mirror_double_cuts,
+    mirror_faults,
+    mirror_power_cuts,
+    outages,
+    power_cuts,
+)
 
-CASES = {module.CASE.name: module.CASE for module in (power_cuts, outages, killed_labs, fresh_clone)}
+MODULES = (power_cuts, outages, killed_labs, mirror_power_cuts, mirror_double_cuts, fresh_clone)
+CASES = {case.name: case for case in (*(module.CASE for module in MODULES), *mirror_faults.CASES)}
 
 
 def main() -> None:
@@ -20,7 +30,7 @@ def main() -> None:
     chosen = [CASES[options.case]] if options.case else list(CASES.values())
     if options.do == "status":
         for case in chosen:
-            print(f"{evidence.state(case):8} {case.name:14} {case.proves}")
+            print(f"{evidence.state(case):8} {case.name:18} {case.proves}")
         return
     for case in chosen:
         if options.case is None and evidence.state(case) == "counts":

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.acceptance.mirror.load import StampedFile
 from tests.acceptance.mirror.pair import MirrorPair
 from tests.acceptance.mirror.rounds import Stage
 from vagrant.namespaces.lab import Lab

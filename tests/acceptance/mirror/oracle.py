@@ -38,10 +38,10 @@ class Oracle:
 
     def __init__(self) -> None:
         self.next_number = 1
-        self.writes = 0
-        self.flushes = 0
+        self.writes = self.flushes = 0
+        """Answered ones of the latest client."""
         self.waits: list[Wait] = []
-        """Of the latest client: writes and flushes in the order of their answers."""
+        """The same, in the order of the answers."""
         self.unanswered = 0
         self._issued: dict[int, list[int]] = {}
         self._safe: dict[int, int] = {}
@@ -52,7 +52,7 @@ class Oracle:
         answered: dict[int, int] = {}
         pending: dict[int, dict[int, int]] = {}
         issued_s: dict[str, float] = {}
-        self.waits = []
+        self.waits, self.writes, self.flushes = [], 0, 0
         for line in lines:
             match line.split():
                 case ["i", number, block, at_s]:
@@ -61,8 +61,8 @@ class Oracle:
                     self.next_number = max(self.next_number, int(number) + 1)
                     issued_s["a" + number] = float(at_s)
                 case ["a", number, at_s]:
-                    block = block_of[int(number)]
-                    answered[block] = max(answered.get(block, 0), int(number))
+                    written = block_of[int(number)]
+                    answered[written] = max(answered.get(written, 0), int(number))
                     self.writes += 1
                     self._waited(issued_s.pop("a" + number), float(at_s))
                 case ["f", number, at_s]:
@@ -70,14 +70,14 @@ class Oracle:
                     issued_s["F" + number] = float(at_s)
                 case ["F", number, at_s]:
                     self.flushes += 1
-                    for block, write in pending.pop(int(number)).items():
-                        self._safe[block] = max(self._safe.get(block, 0), write)
+                    for written, write in pending.pop(int(number)).items():
+                        self._safe[written] = max(self._safe.get(written, 0), write)
                     self._waited(issued_s.pop("F" + number), float(at_s))
                 case _:
                     pass  # the last line of a client that was cut off
         self.unanswered = len(issued_s)
-        for block, safe in self._safe.items():
-            self._issued[block] = [number for number in self._issued[block] if number >= safe]
+        for written, safe in self._safe.items():
+            self._issued[written] = [write for write in self._issued[written] if write >= safe]
 
     def losses(self, lines: Iterable[str]) -> list[Loss]:
         """`lines` tell the content, a block each."""

@@ -58,15 +58,15 @@ class MirrorPair:
         handlers: Handlers = Handlers(),  # noqa: B008 (frozen)
         mirror: MirrorOptions = MirrorOptions(),  # noqa: B008 (frozen)
     ) -> None:
-        """Writes the resource's files on both nodes; nothing runs yet. Raises ConfigError for what makes no resource."""
+        """Writes the resource's files on both nodes; nothing runs yet. Raises ConfigError for what makes none."""
         self.lab, self.name = lab, name
         self.nodes = [node.name for node in lab.description.cluster_nodes]
         self.device = f"/dev/mirrorha/{name}/0"
+        self.nbd_socket = str(RUNTIME_DIRECTORY / name / "0.nbd")
         disks = {node: lab.description.nodes[node].disk for node in self.nodes}
         self.disks = {node: disk.device for node, disk in disks.items() if disk is not None}
-        first, second = (
-            Host(node, lab.description.nodes[node].addresses["data"].ip.compressed, PORT, 0, self.disks[node]) for node in self.nodes
-        )
+        addresses = {node: str(lab.description.nodes[node].addresses["data"].ip) for node in self.nodes}
+        first, second = (Host(node, addresses[node], PORT, 0, self.disks[node]) for node in self.nodes)
         files = generate.render(name, (first, second), fencing=fencing, handlers=handlers, mirror=mirror)
         self.resource = files.resource
         for node in self.nodes:
@@ -307,7 +307,7 @@ def disk_state(status: Status) -> str:
 
 def in_sync(status: Status) -> bool:
     peer = peer_device(status)
-    return (
+    return bool(
         connection(status)["connection-state"] == "Connected"
         and peer["replication-state"] == "Established"
         and disk_state(status) == peer["peer-disk-state"] == "UpToDate"
@@ -317,4 +317,4 @@ def in_sync(status: Status) -> bool:
 
 def is_disconnected(status: Status) -> bool:
     """The loss of the peer has been noticed."""
-    return connection(status)["connection-state"] != "Connected"
+    return str(connection(status)["connection-state"]) != "Connected"

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from tests.acceptance.mirror.pair import MirrorPair, connection, in_sync, is_disconnected
 from tests.acceptance.mirror.writers import Application, Fio, Writer
@@ -23,7 +24,7 @@ FIRST_ACKNOWLEDGED = 20
 MORE_MAX = 200
 """The cut comes at a random one of the next so many records of a random writer."""
 REFUSED = 11
-Figures = dict[str, object]
+Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,18 @@ class Permit(enum.Enum):
     AT_ONCE = "primary --accept-loss"
 
 
+class Beside(enum.Enum):
+    """What else keeps the mirror busy."""
+
+    NOTHING = "nothing"
+    FIO = "fio"
+
+
 @dataclass(frozen=True)
 class Load:
     file_system: FileSystem
     applications: tuple[Application, ...]
-    fio: bool = False
+    beside: Beside = Beside.NOTHING
 
 
 @contextlib.contextmanager
@@ -72,6 +80,7 @@ def cut_primary(pair: MirrorPair, primary: str, load: Load, permit: Permit, chan
     with working(pair, primary, load) as work:
         work.wait_for_a_moment(chance)
         pair.lab.power_cut(primary)
+        be_refused(pair, standby, f"not promoted: peer {primary} ")  # noticed yet, or not
         pair.wait(standby, f"the loss of {primary} noticed", is_disconnected)
         be_refused(pair, standby, f"peer {primary} was Primary when contact was lost")
         accept_loss(pair, standby, permit)
@@ -82,13 +91,12 @@ def cut_primary(pair: MirrorPair, primary: str, load: Load, permit: Permit, chan
 
 
 def cut_both(pair: MirrorPair, primary: str, load: Load, permit: Permit, chance: random.Random) -> Figures:
-    """Cut both under load. Only the former standby starts again: nothing acknowledged may have been on `primary` alone."""
+    """Cut both under load. Only the former standby starts again, and must have all that was acknowledged."""
     standby = pair.other(primary)
     start = time.monotonic()
     with working(pair, primary, load) as work:
         work.wait_for_a_moment(chance)
-        for node in chance.sample([primary, standby], 2):
-            pair.lab.power_cut(node)
+        cut_at_once(pair, chance)
         pair.power_on(standby)
         be_refused(pair, standby, f"peer {primary} was not seen since {standby} started")
         accept_loss(pair, standby, permit)
@@ -98,12 +106,21 @@ def cut_both(pair: MirrorPair, primary: str, load: Load, permit: Permit, chance:
     return figures(start, load, records) | {"restarted": standby, "resynced_kib": received_kib}
 
 
+def cut_at_once(pair: MirrorPair, chance: random.Random) -> None:
+    """Both stop before either is cut: the second one must not have the time to miss the first, and go on alone."""
+    nodes = chance.sample(pair.nodes, 2)
+    for node in nodes:
+        pair.lab.pause(node)
+    for node in nodes:
+        pair.lab.power_cut(node)
+
+
 class Work:
     """The writers of one round, on one mounted file system."""
 
     def __init__(self, pair: MirrorPair, node: str, load: Load) -> None:
         self.pair, self.load, self.writers = pair, load, list[Writer]()
-        self.fio = Fio(pair, node, MOUNT_POINT) if load.fio else None
+        self.fio = Fio(pair, node, MOUNT_POINT) if load.beside is Beside.FIO else None
         self.writers = [Writer(pair, node, application, MOUNT_POINT) for application in load.applications]
 
     def wait_for_a_moment(self, chance: random.Random) -> None:
@@ -111,6 +128,8 @@ class Work:
             writer.wait_for(FIRST_ACKNOWLEDGED)
         writer = chance.choice(self.writers)
         writer.wait_for(writer.acknowledged() + chance.randint(1, MORE_MAX))
+        if self.fio is not None:
+            self.fio.assert_running()
 
     def judge(self, node: str) -> dict[str, int]:
         """What is on the device of `node` now: file system without a fault, and all that was acknowledged."""
@@ -151,7 +170,7 @@ def mount(pair: MirrorPair, node: str, file_system: FileSystem) -> None:
 
 def be_refused(pair: MirrorPair, node: str, why: str) -> None:
     answer = pair.adm(node, "primary", pair.name, check=False)
-    assert answer.returncode == REFUSED and why in answer.stderr, (
+    assert (answer.returncode, why in answer.stderr) == (REFUSED, True), (
         f"{node}: primary was to be refused because {why}: exit {answer.returncode}: {answer.stderr}\n{pair.logs()}"
     )
 
@@ -172,7 +191,9 @@ def come_back(pair: MirrorPair, node: str) -> int:
     status = pair.status(node)
     assert status["role"] == "Secondary", f"{node}: came back as {status['role']}"
     assert connection(status)["peer-role"] == "Primary", f"{node}: does not see its peer as Primary"
-    return int(connection(status)["peer_devices"][0]["received"])
+    received_kib = int(connection(status)["peer_devices"][0]["received"])
+    assert received_kib * 1024 < pair.size_bytes(), f"{node}: was sent everything, not what it lacked\n{pair.logs()}"
+    return received_kib
 
 
 def leave_equal(pair: MirrorPair, primary: str) -> None:
@@ -187,7 +208,7 @@ def figures(start: float, load: Load, records: dict[str, int]) -> Figures:
     return {
         "file_system": load.file_system.name,
         "acknowledged": records,
-        "fio": load.fio,
+        "beside": load.beside.value,
         "lost": 0,
         "seconds": round(time.monotonic() - start, 1),
     }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.acceptance.mirror.oracle import Loss, Oracle
+from tests.acceptance.mirror.programs.stamps import number_in, stamp
 
 FLUSHED = ["i 1 0 1.0", "a 1 1.1", "f 1 1.2", "F 1 1.4"]
 
@@ -59,3 +62,15 @@ def test_how_long_a_client_waited_is_told() -> None:
     oracle = after("i 2 0 2.0", "a 2 3.5", "i 3 0 4.0")
     assert oracle.longest_wait_s() == 1.5
     assert oracle.unanswered == 1
+
+
+def test_a_stamp_tells_its_write_only_where_it_belongs() -> None:
+    assert number_in(stamp(7, 3, 2), 3, 2) == 7
+    assert number_in(bytes(512), 3, 2) == 0
+
+
+@pytest.mark.parametrize(("block", "sector", "spoilt"), [(4, 2, 511), (3, 1, 511), (3, 2, 0), (3, 2, 16), (3, 2, 510)])
+def test_a_stamp_in_a_wrong_place_or_with_a_spoilt_byte_is_found_out(block: int, sector: int, spoilt: int) -> None:
+    piece = bytearray(stamp(7, 3, 2))
+    piece[spoilt] ^= spoilt != 511
+    assert number_in(bytes(piece), block, sector) == -1

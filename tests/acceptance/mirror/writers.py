@@ -116,14 +116,14 @@ class Fio:
         assert Path("/usr/bin/fio").exists(), "fio is missing: apt-get install fio"
         self.pair, self.mount_point = pair, mount_point
         pair.run(node, *self._job("--do_verify=0", "--end_fsync=1"))
+        options = ["--direct=1", "--iodepth=8", "--fsync=64", "--time_based", "--runtime=1h", "--ioengine=libaio"]
+        load = f"fio --name=load --filename={mount_point}/load --size=16M --rw=randwrite --bsrange=4k-64k".split()
         self.load = pair.lab.popen(
-            node,
-            [
-                "fio", "--name=load", f"--filename={mount_point}/load", "--size=16M", "--rw=randwrite", "--bsrange=4k-64k",
-                "--ioengine=libaio", "--direct=1", "--iodepth=8", "--fsync=64", "--time_based", "--runtime=1h",
-            ],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            node, [*load, *options], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def assert_running(self) -> None:
+        assert self.load.poll() is None, f"the load by fio ended with {self.load.returncode}"
 
     def verify(self, node: str) -> None:
         """The file written before the cut has its checksums. Raises AssertionError."""

@@ -168,6 +168,7 @@ class Side:
         self.record: dict[str, Any] = {}
         self.inbox: dict[Stream, bytearray] = {}
         self.linked = False
+        self.linked_to_nobody = False
         self.ended = False
         """The peer has closed the streams: heard once all that came before is read."""
         self.notes: list[str] = []
@@ -236,7 +237,7 @@ class Side:
         data = b"".join(buffers)
         self.pair.wire[self.name, stream] += data
         self._note_packets(data)
-        if self.linked:
+        if self.linked and not self.linked_to_nobody:
             self.pair.other(self).inbox[stream] += data
 
     def drop(self, fact: str) -> None:
@@ -310,6 +311,11 @@ class Side:
             self.act(self.volume.link_down("the peer closed the data stream", self.pair.now))
             return True
         return False
+
+    def run(self) -> None:
+        """Until this side has done all it can without the other."""
+        while self.step():
+            pass
 
     def feed(self, stream: Stream) -> bool:
         """Give the volume what has come, in pieces as the pair has them; whether it took something."""
@@ -447,7 +453,7 @@ class MirrorPair:
         """A new connection; `accepts_meta` (alpha) is who decides ties."""
         for side in self.sides:
             side.inbox = {stream: bytearray() for stream in Stream}
-            side.linked, side.ended = side.volume.wants_link, False
+            side.linked, side.ended, side.linked_to_nobody = side.volume.wants_link, False, False
         for side in self.sides:
             if side.linked:
                 side.act(side.volume.link_up(side is (accepts_meta or self.alpha), self.now))
@@ -467,6 +473,10 @@ class MirrorPair:
                 side.act(side.volume.link_down("cable cut", self.now))
         self.run()
 
+    def silence(self, side: Side) -> None:
+        """Nothing that `side` is sent or sends arrives any more, and nobody notices."""
+        self.other(side).linked_to_nobody = side.linked_to_nobody = True
+
     def crash(self, side: Side, *, power_cut: bool = True) -> None:
         """The process is gone, and what was in the disk's cache; the peer sees the connection end."""
         if power_cut:
@@ -475,8 +485,7 @@ class MirrorPair:
         side.handlers.clear()
         self.unplug(side)
         other = self.other(side)
-        while other.linked and other.step():
-            pass
+        other.run()
 
     def restart(self, side: Side) -> None:
         """After a crash, or instead of one: from what is on the disk."""
@@ -539,6 +548,12 @@ class MirrorPair:
 
     def flush(self, side: Side) -> Request:
         return self._answered(side, side.request(FLUSH))
+
+    def flush_without_waiting(self, side: Side) -> Request:
+        request = side.request(FLUSH)
+        side.submit(request)
+        self.run()
+        return request
 
     def trim(self, side: Side, offset: int, length: int) -> Request:
         return self._answered(side, side.request(TRIM, offset, length=length))

@@ -1,4 +1,4 @@
-"""PostgreSQL that commits a row at a time: `postgres_writer.py write DIRECTORY`, `postgres_writer.py check DIRECTORY LAST`.
+"""PostgreSQL that commits a row at a time: `postgres_writer.py write DIRECTORY` and `... check DIRECTORY LAST`.
 
 `write` makes a cluster in DIRECTORY, starts its server, and prints the number of each row, counted from 1, once its
 commit has returned. `check` starts the server anew, so that it recovers from its log, and wants each row up to LAST to
@@ -37,25 +37,25 @@ PSQL = ["psql", "-X", "-q", "-A", "-t", "-h", SOCKETS, "-d", "postgres", "-v", "
 CONTENT = "repeat(md5(number::text), (1 + number % 60)::int)"
 
 
-def run(argv: list[str], **options: str) -> str:
-    """As user postgres, since the server refuses to run as root. Ends the program when it fails."""
-    result = subprocess.run(
-        [str(BINARIES / argv[0]), *argv[1:]], user="postgres", group="postgres", extra_groups=[], cwd="/", text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, **options,
-    )  # fmt: skip
+def run(argv: list[str]) -> str:
+    """One of the server's programs. Ends this one when it fails."""
+    result = subprocess.run(as_postgres(argv), cwd="/", text=True, capture_output=True, check=False)
     if result.returncode != 0:
         sys.exit(f"{' '.join(argv)}: exit {result.returncode}: {result.stdout}{result.stderr}")
     return result.stdout
+
+
+def as_postgres(argv: list[str]) -> list[str]:
+    """The server refuses to run as root."""
+    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", str(BINARIES / argv[0]), *argv[1:]]
 
 
 def start(directory: Path) -> None:
     os.makedirs(SOCKETS, exist_ok=True)
     shutil.chown(SOCKETS, "postgres", "postgres")
     (directory / "postmaster.pid").unlink(missing_ok=True)  # of a server that lost its power; its pid may live again
-    server = subprocess.run(
-        [str(BINARIES / "pg_ctl"), "start", "-w", "-t", "60", "-D", str(directory), "-l", f"{SOCKETS}/log"],
-        user="postgres", group="postgres", extra_groups=[], cwd="/", stdout=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
+    command = as_postgres(["pg_ctl", "start", "-w", "-t", "60", "-D", str(directory), "-l", f"{SOCKETS}/log"])
+    server = subprocess.run(command, cwd="/", stdout=subprocess.DEVNULL, check=False)
     if server.returncode != 0:
         sys.exit(f"the server does not start: {Path(SOCKETS, 'log').read_text(encoding='utf-8')[-2000:]}")
 
@@ -63,17 +63,27 @@ def start(directory: Path) -> None:
 def write(directory: Path) -> None:
     directory.mkdir()
     shutil.chown(directory, "postgres", "postgres")
-    run(["initdb", "-D", str(directory), "--data-checksums", "--wal-segsize=1", "--no-sync", "--locale=C", "-A", "trust"])
+    run(
+        [
+            "initdb",
+            "-D",
+            str(directory),
+            "--data-checksums",
+            "--wal-segsize=1",
+            "--no-sync",
+            "--locale=C",
+            "-A",
+            "trust",
+        ]
+    )
     with (directory / "postgresql.conf").open("a", encoding="utf-8") as file:
         file.writelines(f"{key} = '{value}'\n" for key, value in SETTINGS.items())
     start(directory)
     query("CREATE TABLE record (number bigint PRIMARY KEY, content text NOT NULL)")
     subprocess.run(["sync", "-f", str(directory)], check=True)  # what initdb did not
-    client = subprocess.Popen(
-        [str(BINARIES / PSQL[0]), *PSQL[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-        user="postgres", group="postgres", extra_groups=[], cwd="/",
-    )  # fmt: skip
-    assert client.stdin is not None and client.stdout is not None
+    client = subprocess.Popen(as_postgres(PSQL), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
+    assert client.stdin is not None
+    assert client.stdout is not None
     for number in itertools.count(1):
         client.stdin.write(f"INSERT INTO record SELECT number, {CONTENT} FROM (SELECT {number} AS number) AS one;\n")
         client.stdin.write(f"\\echo {number}\n")

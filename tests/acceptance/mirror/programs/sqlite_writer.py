@@ -45,8 +45,12 @@ def check(file: str, last: int) -> list[str]:
     findings = [] if soundness == "ok" else [f"integrity_check: {soundness}"]
     rows = dict(database.execute("SELECT number, content FROM record"))
     print(len(rows))
-    findings += [f"row {number} was acknowledged, and is not there" for number in range(1, last + 1) if number not in rows]
-    return findings + [f"row {number} has another content" for number, value in rows.items() if value != content(number)]
+    findings += [
+        f"row {number} was acknowledged, and is not there" for number in range(1, last + 1) if number not in rows
+    ]
+    return findings + [
+        f"row {number} has another content" for number, value in rows.items() if value != content(number)
+    ]
 
 
 if __name__ == "__main__":

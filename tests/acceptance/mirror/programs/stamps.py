@@ -1,8 +1,8 @@
 """A load that can be judged afterwards: every sector of 512 bytes says which write it is from.
 
 `stamps.py write FILE BLOCKS FIRST THREADS` writes stamped blocks of 4 KiB at random places past the page cache until
-its standard input closes, then flushes and ends. FIRST is the number of its first write. It tells, a line each, with the
-monotonic time in seconds:
+its standard input closes, then flushes and ends. FIRST is the number of its first write. It tells, a line each, with
+the monotonic time in seconds:
 
     i NUMBER BLOCK TIME     a write is issued
     a NUMBER TIME           it was answered
