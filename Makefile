@@ -3,7 +3,7 @@
 
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint bench soak soak-status lab-up lab-down clean
+.PHONY: help setup test demo lint bench soak soak-status simulate lab-up lab-down clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -22,7 +22,7 @@ lint: setup ## ruff and mypy
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-bench: setup ## our agents against the originals, side by side; writes build/bench.json
+bench: setup ## agents and mirror against the originals, side by side; writes build/bench.json
 	@$(PYTHON) -m tests.bench
 
 soak: setup ## the long runs whose figures stand in docs/evidence; resumable. CASE=name for one
@@ -30,6 +30,9 @@ soak: setup ## the long runs whose figures stand in docs/evidence; resumable. CA
 
 soak-status: setup ## which long runs still count, and which must be run again
 	@$(PYTHON) -m tests.soak status
+
+simulate: setup ## mirrors in a simulated world, every fault there is; SEEDS=n FIRST=k. Goes on where it stopped
+	@$(PYTHON) -m tests.simulation run --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0)
 
 lab-up: setup ## the two-node laboratory with Debian's cluster engine; then: vagrant/lab -h
 	@vagrant/lab up --engine $(or $(ENGINE),debian)

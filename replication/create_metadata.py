@@ -117,7 +117,7 @@ def _refuse_metadata(fd: int, path: str) -> None:
         raise Refusal(
             path,
             fact + ("" if offset else ", at its start: another disk may be using it as metadata device"),
-            "if it may go, confirm that it is to be overwritten",
+            "if it may go: mirroradm create-md --force",
         )
 
 

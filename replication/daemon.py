@@ -39,7 +39,7 @@ from replication.loop import Loop
 from replication.peer_connection import PeerConnection
 from replication.protocol.effects import Answer, Effect, Note, StateChanged
 from replication.protocol.requests import Request
-from replication.protocol.states import Role
+from replication.protocol.states import Role, State
 from replication.protocol.volume import Force, Volume
 from replication.rendezvous import LinkOptions
 from replication.resource import BackingIo, DeviceKind, Resource
@@ -65,6 +65,7 @@ class Mirrord:
         self._next_operation = 1
         self._authenticated = False
         self._link_started = False
+        self._followed_state: State | None = None
         self._snapshot_due = 0.0
         self._state_changed = False
         options = resource.volume_options(local_name)
@@ -150,9 +151,10 @@ class Mirrord:
         """Serve until `down`."""
         for warning in self.warnings:
             self._say(warning)
-        self.control.start()
         self.attendant.start()
         self.attach()
+        self._take_snapshot()
+        self.control.start()  # not before: who starts us takes the first answer as a yes
         self._ask(self.volume.connect, lambda _error: None)
         gc.collect()
         gc.freeze()
@@ -190,8 +192,23 @@ class Mirrord:
         if effects:
             self.executor.carry_out(effects)
         volume = self.volume
-        if volume.wants_link is not self._link_started:
-            self._link_started = volume.wants_link
+        if volume.state is not self._followed_state:
+            self._followed_state = volume.state
+            self._follow_state()
+        if not self._authenticated and volume.authenticated:
+            self._authenticated = True
+            self.link.authenticated()
+        frontend = self.device.frontend
+        if frontend is not None:
+            if not volume.accepting or self.link.backlog:
+                frontend.pause()
+            elif frontend.is_paused:
+                frontend.resume()
+
+    def _follow_state(self) -> None:
+        wants_link = self.volume.wants_link
+        if wants_link is not self._link_started:
+            self._link_started = wants_link
             if self._link_started:
                 try:
                     self.link.start()
@@ -199,15 +216,6 @@ class Mirrord:
                     self._say(str(error))
             else:
                 self.link.stop()
-        if not self._authenticated and volume.authenticated:
-            self._authenticated = True
-            self.link.authenticated()
-        frontend = self.device.frontend
-        if frontend is not None:
-            if volume.accepting and not self.link.backlog:
-                frontend.resume()
-            else:
-                frontend.pause()
 
     # the link
 

@@ -47,6 +47,7 @@ _CHEAP_MOVE_BYTES = 8 << 10
 """So few bytes are always moved to the front of the buffer: the part in use then stays in the processor's cache."""
 _SEND_BUFFERS_MAX = 1024
 """Linux's IOV_MAX."""
+_TRANSMISSION = Phase.TRANSMISSION  # looked up once: a member of an enum costs ten times what a global does
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +118,11 @@ class _Client:
 
     @property
     def transmits(self) -> bool:
-        return self.handshake.phase is Phase.TRANSMISSION
+        return self.handshake.phase is _TRANSMISSION
 
     @property
     def is_served(self) -> bool:
-        return self.is_open and self.transmits and not self.is_leaving
+        return self.is_open and not self.is_leaving and self.handshake.phase is _TRANSMISSION
 
     @property
     def waiting(self) -> memoryview:
@@ -143,12 +144,18 @@ class _Client:
 
     @property
     def is_over_bound(self) -> bool:
-        return self.request_room <= 0 or self.byte_room <= 0
+        return (
+            len(self.under_way) >= REQUESTS_MAX
+            or len(self.unsent) >= REQUESTS_MAX
+            or self.unsent_bytes + self.read_bytes_under_way >= UNSENT_BYTES_MAX
+        )
 
     def receive(self) -> bool:
         """Take what the socket has, as far as the buffer has room. False: the client is gone. Raises OSError."""
         waiting = self.end - self.start
-        if self.start and (waiting <= _CHEAP_MOVE_BYTES or self.start + self.parser.needed_bytes > _BUFFER_BYTES):
+        if not waiting:
+            self.start = self.end = 0
+        elif self.start and (waiting <= _CHEAP_MOVE_BYTES or self.start + self.parser.needed_bytes > _BUFFER_BYTES):
             self.buffer[:waiting] = self.waiting
             self.start, self.end = 0, waiting
         if self.end == _BUFFER_BYTES:  # whole requests, held back until now
@@ -164,6 +171,8 @@ class _Client:
         """Send now what goes, keep the rest. Raises OSError."""
         if not self.unsent:
             sent = self._transmit(buffers[:_SEND_BUFFERS_MAX])
+            if sent == len(buffers[0]) and len(buffers) == 1:
+                return
             buffers = _without(buffers, sent)
         heads = self.heads.obj
         for buffer in buffers:
@@ -216,6 +225,11 @@ class Frontend:
         self._is_paused = False
         self._is_resuming = False
         self._is_stopping = False
+
+    @property
+    def is_paused(self) -> bool:
+        """False once `resume` has been called, too."""
+        return self._is_paused and not self._is_resuming
 
     @property
     def openers(self) -> list[Opener]:
@@ -280,10 +294,7 @@ class Frontend:
         """Answer them, each with its error. `data` of a successful READ is what was read; it is kept until it is sent,
         so nobody may change it. Requests of clients that are gone are forgotten. Never calls `submit`.
         """
-        by_client: dict[object, list[Request]] = {}
-        for request in requests:
-            by_client.setdefault(request.client, []).append(request)
-        for client, its_requests in by_client.items():
+        for client, its_requests in _by_client(requests):
             assert isinstance(client, _Client)
             if not client.is_open:
                 continue
@@ -386,11 +397,10 @@ class Frontend:
         try:
             if not client.transmits:
                 self._negotiate(client)
-            while client.is_served and client.start < client.end and not self._is_paused:
-                room, byte_room = client.request_room, client.byte_room
-                if room <= 0 or byte_room <= 0:
+            while client.start < client.end and client.is_served and not self._is_paused:
+                if client.is_over_bound:
                     break
-                batch = client.parser.parse(client.waiting, room, byte_room)
+                batch = client.parser.parse(client.waiting, client.request_room, client.byte_room)
                 if not batch.consumed:
                     break
                 client.start += batch.consumed
@@ -457,6 +467,16 @@ class Frontend:
         self._is_stopping = stopping
         for client in self._clients:
             client.handshake.stopping = client.parser.stopping = stopping
+
+
+def _by_client(requests: list[Request]) -> Iterable[tuple[object, list[Request]]]:
+    first = requests[0].client if requests else None
+    if all(request.client is first for request in requests):
+        return ((first, requests),) if requests else ()
+    groups: dict[object, list[Request]] = {}
+    for request in requests:
+        groups.setdefault(request.client, []).append(request)
+    return groups.items()
 
 
 def _without(buffers: list[Buffer], sent_bytes: int) -> list[Buffer]:

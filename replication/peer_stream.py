@@ -111,7 +111,7 @@ class PeerStream:
             self._outbox.extend(memoryview(buffer) for buffer in buffers if len(buffer))
             return self.send_backlog()
         try:
-            sent = self.sock.sendmsg(buffers)
+            sent = self.sock.sendmsg(buffers) if len(buffers) > 1 else self.sock.send(buffers[0])
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:

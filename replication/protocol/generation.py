@@ -264,10 +264,10 @@ def _newer(older: Generation, newer: Generation, protocol_version: int) -> tuple
     """
     if _same(older.current, newer.bitmap):
         return 0, 1, newer
-    if _same(older.current, newer.history0):
-        # The source began a resync, and the target never heard of it: its P_SYNC_UUID was lost.
-        if newer.began_resync and protocol_version >= _FIRST_VERSION_WITH_SYNC_STEP:
-            return 1, 1, newer._undo_resync_start()
+    # The source began a resync, and the target never heard of it: its P_SYNC_UUID was lost.
+    knows_the_step = protocol_version >= _FIRST_VERSION_WITH_SYNC_STEP
+    if _same(older.current, newer.history0) and newer.began_resync and knows_the_step:
+        return 1, 1, newer._undo_resync_start()
     if any(_same(older.current, uuid) for uuid in newer.history):
         return 10, 2, newer
     return None

@@ -272,6 +272,7 @@ def uuids_arrived(data: VolumeData, session: Session, body: memoryview) -> None:
             disk=DiskState.UP_TO_DATE,
             peer_disk=DiskState.UP_TO_DATE,
         )
+        send_state(data)  # what we said on connecting may reach the peer only after its declaration
 
 
 # the decision

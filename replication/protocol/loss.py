@@ -147,10 +147,10 @@ def disk_failed(data: VolumeData, fact: str) -> None:
     data.on_flush.clear()
     data.flushing_extents.clear()
     data.written_extents.clear()
-    for operation in (data.promoting, data.demoting):
+    for operation in (data.promoting, data.demoting, data.detaching):
         if operation is not None:
             data.answer(operation, data.refusal(data.reason, data.remedy, code=16))
-    data.promoting = data.demoting = None
+    data.promoting = data.demoting = data.detaching = None
     if primary:
         data.out.append(effects.DeviceFailed(fact))
     data.note(f"{data.subject}: {data.reason}", urgent=True)

@@ -115,12 +115,12 @@ def _may_force(data: VolumeData) -> MirrorError | None:
 
 def permit(data: VolumeData, operation: int, accept_loss: str) -> None:
     """The operator accepts what may be only on the peer; holds for the generation that is here now."""
-    if accept_loss != data.options.peer_name:
+    if accept_loss != data.options.local_name:
         data.answer(
             operation,
             data.refusal(
-                f'the host whose newer data may be lost is {data.options.peer_name}, not "{accept_loss}"',
-                f"mirroradm permit {data.options.resource} --accept-loss={data.options.peer_name}",
+                f'the host that would go on without newer data is {data.options.local_name}, not "{accept_loss}"',
+                f"mirroradm permit {data.options.resource} --accept-loss={data.options.local_name}",
                 code=1,
             ),
         )

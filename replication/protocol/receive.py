@@ -184,7 +184,8 @@ def _writes(data: VolumeData, session: Session, view: memoryview, at: int) -> in
             data.out.append(effects.Send(_META_STREAM, [acks]))
         if stable_acks:
             _after_flush(data, session, bytes(stable_acks))
-        resync.look_for_end(data)
+        if data.resync is not None:
+            resync.look_for_end(data)
     return at - start
 
 

@@ -205,16 +205,6 @@ def _carry(data: VolumeData, batch: list[Piece]) -> None:
     stable_wanted: list[Request] = []
     written = 0
 
-    def emit() -> None:
-        """What has gathered so far, before something that must come after it."""
-        nonlocal vector, writes
-        if vector:
-            data.out.append(effects.Send(_DATA_STREAM, vector))
-            vector = []
-        if writes:
-            data.out.append(effects.WriteData(writes))
-            writes = []
-
     for request, offset, length, payload in batch:
         command = request.command
         if command == WRITE:
@@ -249,12 +239,14 @@ def _carry(data: VolumeData, batch: list[Piece]) -> None:
             data.next_block_id, log.last_write = block_id, now
             if session is not None:
                 session.sequence = sequence
-            emit()
+            _emit(data, vector, writes)
+            vector, writes = [], []
             _remember_extents(data, sending)
             _flush(data, request)
             epoch = log.current
         else:
-            emit()
+            _emit(data, vector, writes)
+            vector, writes = [], []
             may_unmap = command == TRIM or not request.flags & FLAG_NO_HOLE
             if sending:
                 sequence += 1
@@ -284,7 +276,7 @@ def _carry(data: VolumeData, batch: list[Piece]) -> None:
     if session is not None:
         session.sequence = sequence
     data.counters["written"] += written
-    emit()
+    _emit(data, vector, writes)
     log.last_write = now
     _remember_extents(data, sending)
     if stable_wanted:
@@ -295,6 +287,14 @@ def _carry(data: VolumeData, batch: list[Piece]) -> None:
         parts_done(data, done)
     if log.current.count >= data.options.max_epoch_size:
         close_epoch(data)
+
+
+def _emit(data: VolumeData, vector: list[effects.Buffer], writes: list[tuple[int, effects.Buffer]]) -> None:
+    """What has gathered so far, before something that must come after it. The peer's part first: it takes longer."""
+    if vector:
+        data.out.append(effects.Send(_DATA_STREAM, vector))
+    if writes:
+        data.out.append(effects.WriteData(writes))
 
 
 def _remember_extents(data: VolumeData, sending: bool) -> None:
@@ -337,8 +337,8 @@ def parts_done(data: VolumeData, requests: list[Request]) -> None:
     """One part of each is done; those with none left are answered."""
     ready = []
     for request in requests:
-        request.pending -= 1
-        if request.pending == 0:
+        request.pending = pending = request.pending - 1
+        if pending == 0:
             ready.append(request)
     if data.unanswered:
         for request in ready:

@@ -66,7 +66,7 @@ def hand_over_record(generation: int) -> dict[str, Any]:
 
 
 def permit_record(generation: int, accept_loss: str | None) -> dict[str, Any]:
-    """For the side file, by the operator's word. `accept_loss` names the host whose newer data may be lost."""
+    """For the side file, by the operator's word. `accept_loss` names the host that may lack data, and be promoted nevertheless: our own."""
     return _record(Right.PERMIT, generation, accept_loss)
 
 
@@ -79,7 +79,7 @@ def eligible(standing: Standing) -> Refusal | None:
     """None when this side may become Primary now, else the refusal to give."""
     peer = standing.peer_name
     right = _right(standing.record, standing.generation)
-    loss_accepted = right is not None and right[0] is Right.PERMIT and right[1] == peer
+    loss_accepted = right is not None and right[0] is Right.PERMIT and right[1] == standing.local_name
     if standing.connected:
         if standing.peer_role_now is Role.PRIMARY:
             return _refusal(
@@ -156,7 +156,7 @@ def _permit(standing: Standing) -> str:
 
 
 def _command(standing: Standing) -> str:
-    return f"mirroradm permit {standing.resource} --accept-loss={standing.peer_name}"
+    return f"mirroradm permit {standing.resource} --accept-loss={standing.local_name}"
 
 
 def _refusal(standing: Standing, fact: str, remedy: str, code: int = REFUSED) -> Refusal:
@@ -168,7 +168,7 @@ def _record(kind: Right, generation: int, accept_loss: str | None) -> dict[str, 
 
 
 def _right(record: Mapping[str, Any], generation: int) -> tuple[Right, str | None] | None:
-    """Kind, and whose loss is accepted. What cannot be read gives no right."""
+    """Kind, and which host may lack data. What cannot be read gives no right."""
     right = record.get("right")
     if not isinstance(right, Mapping) or right.get("generation") != _name(generation):
         return None

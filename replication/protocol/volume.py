@@ -132,6 +132,7 @@ class Volume:
             layout = data.layout
 
             def stable() -> None:
+                data.detaching = None
                 if data.superblock is None:
                     return
                 data.persist_bitmap()
@@ -142,6 +143,7 @@ class Volume:
                 data.change("detached", disk=DiskState.DISKLESS)
                 data.answer(operation)
 
+            data.detaching = operation
             data.flush(stable)
         return self._effects()
 
@@ -285,7 +287,7 @@ class Volume:
         return self._effects()
 
     def permit(self, operation: int, accept_loss: str, now: float) -> list[Effect]:
-        """Let this side be promoted although `accept_loss`, the peer's name, may hold newer data."""
+        """Let this side be promoted although the peer may hold newer data; `accept_loss` is our own name."""
         operations.permit(self._at(now), operation, accept_loss)
         return self._effects()
 

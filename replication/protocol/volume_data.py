@@ -177,6 +177,8 @@ class VolumeData:
     on_flush: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     promoting: int | None = None
     """The operation that waits until what came as a Secondary is stable."""
+    detaching: int | None = None
+    """The operation that waits for a flush before the disk is put away."""
     demoting: int | None = None
     """The operation that waits for everything to be stable."""
     demote_flushed: bool = False

@@ -8,6 +8,7 @@
 - no-drop: the source of a resync unmarks a block when its target has written it, not before;
 - equal: both say UpToDate, nothing is marked and nothing on its way: then no block differs;
 - table: states follow one another as the tables say;
+- answers: operators, and clients of a disk that failed, are not left waiting;
 - serves: only a Primary answers clients.
 """
 
@@ -232,6 +233,10 @@ class Oracle:
             if objection := line.objection(sector, part):
                 raise InvariantBroken("acknowledged", f"{node.name} gave a client: {objection}")
 
+    def nobody_waits_for_a_failed_disk(self, node: Node) -> None:
+        self.check(not self._world.workload.asks(node), "answers", f"{node.name} lost its disk; clients wait for ever")
+        self.check(not node.owes_an_answer, "answers", f"{node.name} lost its disk; an operator waits for ever")
+
     # after every event
 
     def after_event(self) -> None:
@@ -281,9 +286,10 @@ class Oracle:
             if self.states[node.index].connection is not ConnectionState.SYNC_SOURCE or node.end is None:
                 continue
             peer = self._world.nodes[1 - node.index]
-            if peer.power_cuts == self._power_cuts_at_start[node.end.session.number, peer.index]:
-                if left := self._not_covered(node, self.differing):
-                    raise InvariantBroken("no-drop", f"{node.name} has unmarked block {min(left)}, which differs")
+            if peer.power_cuts != self._power_cuts_at_start[node.end.session.number, peer.index]:
+                continue  # what its target has lost, it cannot know yet
+            if left := self._not_covered(node, self.differing):
+                raise InvariantBroken("no-drop", f"{node.name} has unmarked block {min(left)}, which differs")
 
     def _not_covered(self, node: Node, blocks: set[int]) -> set[int]:
         inside = node.inside

@@ -75,7 +75,6 @@ class Manager:
     def _permit(self, node: Node) -> None:
         volume = node.volume
         assert volume is not None
-        peer = self._world.nodes[1 - node.index]
 
         def then(error: MirrorError | None) -> None:
             if error is None and node.volume is volume:
@@ -83,7 +82,7 @@ class Manager:
                 self._world.oracle.permits[node.index] = True
                 self.promote(node)
 
-        self._ask(node, "permit", lambda operation: volume.permit(operation, peer.name, self._world.now), then)
+        self._ask(node, "permit", lambda operation: volume.permit(operation, node.name, self._world.now), then)
 
     def _demote(self, node: Node, then: Callable[[MirrorError | None], None] | None = None) -> None:
         """Take the device away, then demote: nothing of a client may be on its way."""

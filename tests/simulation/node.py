@@ -96,6 +96,15 @@ class Node:
     def role(self) -> Role:
         return self.volume.state.role if self.volume is not None else Role.UNKNOWN
 
+    @property
+    def owes_an_answer(self) -> bool:
+        """Whether an operator waits, and nothing is under way that would end in an answer."""
+        inside = self.inside
+        under_way = inside is not None and (
+            inside.request is not None or inside.promoting is not None or inside.demoting is not None
+        )
+        return bool(self._operations) and not under_way
+
     def describe(self) -> str:
         if self.volume is None:
             return f"{self.name} {'down' if self.powered else 'off'}"

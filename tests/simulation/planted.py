@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from replication.protocol.effects import Effect, Persist
+from replication.protocol.metadata import Superblock
 from tests.simulation.node import Node, Variation
 
 
@@ -26,10 +29,20 @@ class BitClearedOnSend(Variation):
 
 
 class GenerationNotDurable(Variation):
-    """The superblock is written, and not flushed: a power cut may bring the former one back."""
+    """Flags and sizes of the superblock are stable at once, a new generation only after some later flush."""
 
     def persist(self, node: Node, what: str, writes: list[tuple[int, bytes]]) -> bool:
         if what != "superblock":
             return False
-        node.disk.write(list(writes))
+        offset, block = writes[0]
+        stable, fresh = Superblock.decode(node.disk.content(offset, len(block))), Superblock.decode(block)
+        old = replace(
+            fresh,
+            current_uuid=stable.current_uuid,
+            bitmap_uuid=stable.bitmap_uuid,
+            history0=stable.history0,
+            history1=stable.history1,
+        )
+        node.disk.persist(what, [(offset, old.encode())])
+        node.disk.write([(offset, block)])
         return True

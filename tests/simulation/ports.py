@@ -117,7 +117,9 @@ class ClientsPort(Port):
         node.world.after(0.0001, "read failed", report)
 
     def device_failed(self, fact: str) -> None:
+        """The device ends, and with it every request that is not answered."""
         self._node.world.say(self._node, f"device failed: {fact}")
+        self._node.world.workload.node_died(self._node)
 
 
 class RecordsPort(Port):

@@ -190,6 +190,7 @@ class World:
             if self.now >= due:
                 del self._boot_at[node.index]
                 if node.volume is not None:
+                    self.oracle.nobody_waits_for_a_failed_disk(node)
                     node.die(Killed("to be given its disk again"))
                 node.power_on()
                 node.boot()

@@ -2,7 +2,7 @@
 
     with Lab(engine="none") as lab:
         pair = MirrorPair(lab)
-        pair.create("alpha")
+        pair.create()
         pair.promote("alpha")
 
 Changes go through `mirroradm` in the node; what is only looked at (`status`, processes, memory) is asked from outside,
@@ -73,11 +73,10 @@ class MirrorPair:
             self._write(node, DIRECTORY / f"{name}.res", files.res)
             self._write(node, DIRECTORY / f"{name}.toml", files.toml)
 
-    def create(self, truth: str | None = None) -> None:
-        """From empty disks to a connected pair of two Secondaries with equal disks.
+    def create(self) -> None:
+        """From empty disks to a connected pair of two Secondaries in sync.
 
-        New disks of a laboratory hold zeroes, so they are declared equal; with `truth`, the first synchronisation
-        from that node is really done.
+        New disks of a laboratory hold zeroes, so they are declared equal instead of being synchronised.
         """
         for node in self.nodes:
             self._wait_for_disk(node)
@@ -85,12 +84,7 @@ class MirrorPair:
         for node in self.nodes:
             self.up(node)
         self.wait_connected()
-        if truth is None:
-            self.adm(self.nodes[0], "new-current-uuid", "--clear-bitmap", self.name)
-        else:
-            self.adm(truth, "primary", "--force", self.name)
-            self.wait_in_sync()
-            self.demote(truth)
+        self.adm(self.nodes[0], "new-current-uuid", "--clear-bitmap", self.name)
         self.wait_in_sync()
 
     # what an operator does

@@ -43,7 +43,7 @@ XFS = FileSystem("xfs", ("mkfs.xfs", "-q", "-f", "-K", "--unsupported"), "nouuid
 
 
 class Permit(enum.Enum):
-    """The two ways in which an operator says that the lost node's data may be lost."""
+    """The two ways in which an operator says that a host may go on, though it may lack data."""
 
     FIRST = "permit, then primary"
     AT_ONCE = "primary --accept-loss"
@@ -176,7 +176,7 @@ def be_refused(pair: MirrorPair, node: str, why: str) -> None:
 
 
 def accept_loss(pair: MirrorPair, node: str, permit: Permit) -> None:
-    word = f"--accept-loss={pair.other(node)}"
+    word = f"--accept-loss={node}"
     if permit is Permit.FIRST:
         pair.adm(node, "permit", pair.name, word)
         pair.promote(node)

@@ -58,14 +58,16 @@ class Stage:
         time.sleep(self.chance.uniform(*between_s))
 
     def judge(self, active: str, *, switch: bool) -> tuple[str, Figures]:
-        """Nothing lost, nothing left, both disks equal. The client has ended, the file system is mounted on `active`.
+        """Nothing lost, nothing left, both disks equal, the file system sound.
 
+        It begins when the client has ended, with the file system mounted on `active`.
         With `switch` the other side is the next Primary, and the content is read there.
         """
         pair, begin = self.pair, time.monotonic()
         pair.wait_in_sync()
         resync_s = time.monotonic() - begin
         self.file.unmount(active)
+        pair.run(active, "e2fsck", "-f", "-n", pair.device)
         pair.demote(active)
         for node in pair.nodes:
             assert pair.leftovers(node) == [], f"{node}: something is left of the device"

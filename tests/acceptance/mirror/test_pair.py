@@ -16,7 +16,7 @@ pytestmark = pytest.mark.lab
 def test_a_single_wrong_sector_and_every_part_of_a_device_are_found() -> None:
     with Lab(engine="none", log=sys.stderr) as lab:
         pair = MirrorPair(lab, f"p{os.getpid()}")
-        pair.create("beta")
+        pair.create()
         alpha, beta = pair.nodes
         assert pair.data_areas_differ() == []
         assert pair.leftovers(alpha) == pair.leftovers(beta) == []

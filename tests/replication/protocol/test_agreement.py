@@ -47,7 +47,7 @@ def test_a_peer_that_does_not_answer_the_ping_is_dropped_instead_of_believed() -
     pair.beta.inbox[Stream.META].clear()
     pair.pass_time(0.6)
     assert "contact to beta was lost" in pair.refused(operation).fact
-    assert pair.alpha.volume.state.connection is ConnectionState.WF_CONNECTION
+    assert pair.alpha.connection() is ConnectionState.WF_CONNECTION
     pair.promote(pair.alpha)
 
 
@@ -88,7 +88,7 @@ def test_of_two_that_want_to_be_primary_at_once_exactly_one_becomes_it_in_any_or
         primaries = [side for side in pair.sides if side.volume.state.role is Role.PRIMARY]
         assert len(primaries) <= 1, pattern
         assert outcomes.count(True) == len(primaries), pattern
-        assert pair.alpha.volume.state.connection is ConnectionState.CONNECTED, pattern
+        assert pair.alpha.connection() is ConnectionState.CONNECTED, pattern
         for side in pair.sides:
             assert side.volume.state.peer is pair.other(side).volume.state.role, pattern
 
@@ -327,7 +327,7 @@ def test_a_full_resync_that_was_cut_off_at_its_start_is_still_a_full_one() -> No
     pair.declare_equal()
     pair.ask(pair.beta, "invalidate")
     pair.run()
-    assert pair.beta.volume.state.connection is ConnectionState.SYNC_TARGET
+    assert pair.beta.connection() is ConnectionState.SYNC_TARGET
     pair.crash(pair.beta)
     pair.restart(pair.beta)
     assert pair.beta.words == "Secondary StandAlone Inconsistent/DUnknown"

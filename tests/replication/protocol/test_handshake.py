@@ -16,7 +16,7 @@ PIECES = [None, 1, 7]
 
 
 def both_stand_alone(pair: MirrorPair) -> bool:
-    return all(side.volume.state.connection is ConnectionState.STAND_ALONE for side in pair.sides)
+    return all(side.connection() is ConnectionState.STAND_ALONE for side in pair.sides)
 
 
 def told(side: Side, words: str) -> bool:
@@ -75,7 +75,7 @@ def test_data_are_never_cut_off_by_a_smaller_disk() -> None:
     pair.promote(pair.alpha, Force.OVERWRITE)
     pair.write(pair.alpha, pair.alpha.volume.size_bytes - 4096, block(b"z"))
     pair.connect()
-    assert pair.alpha.volume.state.connection is ConnectionState.STAND_ALONE
+    assert pair.alpha.connection() is ConnectionState.STAND_ALONE
     assert told(pair.alpha, "give it a larger disk")
     assert pair.read(pair.alpha, pair.alpha.volume.size_bytes - 4096, 4096) == block(b"z")
 
@@ -125,10 +125,10 @@ def test_a_wrong_secret_is_for_good_on_both_sides() -> None:
 def test_a_peer_without_authentication_gets_nothing_and_is_told_for_good() -> None:
     pair = MirrorPair(alpha={"hmac_algorithm": "sha256", "shared_secret": SECRET})
     pair.connect()
-    assert pair.alpha.volume.state.connection is ConnectionState.STAND_ALONE
+    assert pair.alpha.connection() is ConnectionState.STAND_ALONE
     assert told(pair.alpha, "is cram-hmac-alg set on both nodes?")
     assert packets.P_PROTOCOL not in [command for command, _ in pair.packets(pair.alpha, Stream.DATA)]
-    assert pair.beta.volume.state.connection is ConnectionState.WF_CONNECTION
+    assert pair.beta.connection() is ConnectionState.WF_CONNECTION
 
 
 def test_our_own_challenge_sent_back_is_refused() -> None:
@@ -140,7 +140,7 @@ def test_our_own_challenge_sent_back_is_refused() -> None:
     command, challenge = pair.packets(alpha, Stream.DATA)[-1]
     assert command == packets.P_AUTH_CHALLENGE
     alpha.give(Stream.DATA, bytearray(packets.packet(packets.P_AUTH_CHALLENGE, challenge)))
-    assert alpha.volume.state.connection is ConnectionState.STAND_ALONE
+    assert alpha.connection() is ConnectionState.STAND_ALONE
     assert told(alpha, "sent our own challenge back")
     assert packets.P_AUTH_RESPONSE not in [command for command, _ in pair.packets(alpha, Stream.DATA)]
 
@@ -164,7 +164,7 @@ def test_a_peer_that_speaks_only_old_protocols_is_refused_for_good(version: int)
     pair.alpha.give(
         Stream.DATA, bytearray(packets.HEADER_80.pack(packets.MAGIC_80, packets.P_CONNECTION_FEATURES, 72) + body)
     )
-    assert pair.alpha.volume.state.connection is ConnectionState.STAND_ALONE
+    assert pair.alpha.connection() is ConnectionState.STAND_ALONE
     assert told(pair.alpha, f"speaks protocol 86 to {version}")
 
 
@@ -189,7 +189,7 @@ def test_a_peer_that_is_configured_otherwise_is_refused_for_good(change: dict[st
     pair.alpha.give(Stream.DATA, bytearray(packets.features_packet()))
     body = packets.PROTOCOL_BODY.pack(*fields.values()) + integrity
     pair.alpha.give(Stream.DATA, bytearray(packets.packet(packets.P_PROTOCOL, body)))
-    assert pair.alpha.volume.state.connection is ConnectionState.STAND_ALONE
+    assert pair.alpha.connection() is ConnectionState.STAND_ALONE
     assert told(pair.alpha, option)
     assert told(pair.alpha, ".res files")
 
@@ -218,7 +218,7 @@ def test_digests_that_only_one_side_computes_are_refused() -> None:
     pair.alpha.give(Stream.DATA, bytearray(packets.features_packet()))
     body = packets.SYNC_PARAM_BODY.pack(250, b"crc32c", b"", 20, 10, 100, 102400)
     pair.alpha.give(Stream.DATA, bytearray(packets.packet(packets.P_SYNC_PARAM89, body)))
-    assert pair.alpha.volume.state.connection is ConnectionState.STAND_ALONE
+    assert pair.alpha.connection() is ConnectionState.STAND_ALONE
     assert told(pair.alpha, "verify-alg crc32c")
 
 
@@ -227,9 +227,9 @@ def test_a_handshake_has_a_deadline() -> None:
     pair.ask(pair.alpha, "connect")
     pair.plug()
     pair.pass_time(3.9)
-    assert pair.alpha.volume.state.connection is ConnectionState.WF_REPORT_PARAMS
+    assert pair.alpha.connection() is ConnectionState.WF_REPORT_PARAMS
     pair.pass_time(0.2)
-    assert pair.alpha.volume.state.connection is ConnectionState.WF_CONNECTION
+    assert pair.alpha.connection() is ConnectionState.WF_CONNECTION
     assert told(pair.alpha, "the handshake was not over after 4 s")
 
 
@@ -249,7 +249,7 @@ def two_who_went_on_alone(**options: Any) -> MirrorPair:
     pair.with_primary()
     pair.cut()
     pair.write(pair.alpha, 0, block(b"a"))
-    assert pair.done(pair.ask(pair.beta, "permit", "alpha"))
+    assert pair.done(pair.ask(pair.beta, "permit", "beta"))
     pair.promote(pair.beta)
     pair.write(pair.beta, 1 << 20, block(b"b"))
     pair.demote(pair.alpha)
@@ -319,7 +319,7 @@ def test_two_primaries_never_connect() -> None:
     pair = MirrorPair()
     pair.with_primary()
     pair.cut()
-    assert pair.done(pair.ask(pair.beta, "permit", "alpha"))
+    assert pair.done(pair.ask(pair.beta, "permit", "beta"))
     pair.promote(pair.beta)
     pair.connect()
     assert both_stand_alone(pair)
@@ -353,7 +353,7 @@ def test_a_state_that_is_none_ends_the_connection(number: int) -> None:
     pair = MirrorPair()
     pair.declare_equal()
     pair.alpha.give(Stream.DATA, state_of(number))
-    assert pair.alpha.volume.state.connection is ConnectionState.WF_CONNECTION
+    assert pair.alpha.connection() is ConnectionState.WF_CONNECTION
     assert told(pair.alpha, "sent a state that is none")
 
 
@@ -366,7 +366,7 @@ def test_a_peer_cannot_claim_a_disk_without_its_generations() -> None:
     body = packets.PROTOCOL_BODY.pack(3, 0, 0, 0, 0, 0) + b"\0"
     pair.alpha.give(Stream.DATA, bytearray(packets.packet(packets.P_PROTOCOL, body)))
     pair.alpha.give(Stream.DATA, state_of(0x000110AA))
-    assert pair.alpha.volume.state.connection is ConnectionState.WF_CONNECTION
+    assert pair.alpha.connection() is ConnectionState.WF_CONNECTION
     assert told(pair.alpha, "without its generations")
 
 
@@ -374,10 +374,10 @@ def test_a_disk_that_is_attached_in_the_middle_of_a_resync_ends_the_connection()
     pair = MirrorPair(resync_rate_max=1)
     pair.connect()
     pair.promote(pair.alpha, Force.OVERWRITE)
-    assert pair.alpha.volume.state.connection is ConnectionState.SYNC_SOURCE
+    assert pair.alpha.connection() is ConnectionState.SYNC_SOURCE
     negotiating = 2 | 1 << 2 | 10 << 4 | 3 << 9 | 8 << 13
     pair.alpha.give(Stream.DATA, state_of(negotiating))
-    assert pair.alpha.volume.state.connection is ConnectionState.WF_CONNECTION
+    assert pair.alpha.connection() is ConnectionState.WF_CONNECTION
 
 
 @pytest.mark.parametrize("size_sectors", [0, 1, 8, 1 << 62])

@@ -37,7 +37,8 @@ def test_what_the_peer_has_not_made_stable_is_out_of_sync_when_it_is_lost() -> N
     pair.beta.flushes_at_once = False
     pair.write(alpha, 8192, block(b"a", 2))
     pair.flush_without_waiting(alpha)
-    pair.write(alpha, 65536, block(b"b"))
+    alpha.submit(alpha.request(WRITE, 65536, block(b"b")))
+    pair.run()
     pair.crash(pair.beta, power_cut=True)
     bitmap = alpha.volume.data.bitmap
     assert [bitmap.any_set(offset, 4096) for offset in (0, 8192, 12288, 65536)] == [False, True, True, True]
@@ -140,7 +141,7 @@ def test_of_a_crashed_primary_and_its_successor_the_successor_is_right() -> None
     alpha = pair.with_primary()
     pair.write(alpha, 0, block(b"1"))
     pair.crash(alpha, power_cut=True)
-    assert pair.done(pair.ask(pair.beta, "permit", "alpha"))
+    assert pair.done(pair.ask(pair.beta, "permit", "beta"))
     pair.promote(pair.beta)
     pair.write(pair.beta, 4096, block(b"2"))
     pair.restart(alpha)
@@ -183,10 +184,10 @@ def test_an_idle_link_is_pinged_and_a_silent_one_is_lost() -> None:
     alpha = pair.with_primary()
     pair.pass_time(3)
     assert alpha.trail.count("send P_PING") >= 2
-    assert alpha.volume.state.connection is ConnectionState.CONNECTED
+    assert alpha.connection() is ConnectionState.CONNECTED
     pair.silence(pair.beta)
     pair.pass_time(1.7)
-    assert alpha.volume.state.connection is ConnectionState.WF_CONNECTION
+    assert alpha.connection() is ConnectionState.WF_CONNECTION
     assert any("no answer to a ping within 0.5 s" in note for note in alpha.notes)
 
 
@@ -197,9 +198,9 @@ def test_a_peer_that_answers_pings_but_no_writes_is_dropped_after_ko_count_timeo
     request = alpha.request(WRITE, 0, block(b"w"), flags=FLAG_FUA)
     alpha.submit(request)
     pair.pass_time(5.8)
-    assert alpha.volume.state.connection is ConnectionState.CONNECTED
+    assert alpha.connection() is ConnectionState.CONNECTED
     pair.pass_time(0.4)
-    assert alpha.volume.state.connection is ConnectionState.WF_CONNECTION
+    assert alpha.connection() is ConnectionState.WF_CONNECTION
     assert request in alpha.completed
     assert any("no answer to a write within 6 s" in note for note in alpha.notes)
 
@@ -222,7 +223,7 @@ def test_without_a_ko_count_a_slow_peer_is_waited_for() -> None:
     pair.beta.flushes_at_once = False
     alpha.submit(alpha.request(WRITE, 0, block(b"w"), flags=FLAG_FUA))
     pair.pass_time(60, step=0.4)
-    assert alpha.volume.state.connection is ConnectionState.CONNECTED
+    assert alpha.connection() is ConnectionState.CONNECTED
 
 
 def test_a_pause_of_our_own_process_blames_nobody() -> None:
@@ -237,7 +238,7 @@ def test_a_pause_of_our_own_process_blames_nobody() -> None:
     alpha.run()
     alpha.tick()
     pair.run()
-    assert alpha.volume.state.connection is ConnectionState.CONNECTED
+    assert alpha.connection() is ConnectionState.CONNECTED
 
 
 # our own disk
@@ -343,7 +344,7 @@ def test_io_is_frozen_until_the_handler_has_made_sure(exit_code: int, peer_disk:
     pair.cut()
     assert alpha.handlers == ["fence-peer"]
     assert alpha.completed == []
-    assert not alpha.volume.accepting
+    assert not alpha.accepting()
     assert alpha.status["suspended"]
     later = alpha.request(WRITE, 4096, block(b"l"))
     alpha.submit(later)
@@ -351,7 +352,7 @@ def test_io_is_frozen_until_the_handler_has_made_sure(exit_code: int, peer_disk:
     alpha.handler_ends(exit_code)
     assert alpha.completed == [request, later]
     assert alpha.volume.state.peer_disk is peer_disk
-    assert alpha.volume.accepting
+    assert alpha.accepting()
     assert alpha.disk.read(4096, 4096) == block(b"l")
 
 

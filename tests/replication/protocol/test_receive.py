@@ -59,7 +59,7 @@ def standby() -> tuple[MirrorPair, Side]:
 
 def dropped(side: Side) -> bool:
     """For this time: it tries again."""
-    return side.volume.state.connection is ConnectionState.WF_CONNECTION
+    return side.connection() is ConnectionState.WF_CONNECTION
 
 
 # writes
@@ -87,11 +87,11 @@ def test_nothing_behind_a_barrier_is_written_before_its_flush() -> None:
     stream = write_packet(0, block(b"1")) + barrier_packet(9) + write_packet(0, block(b"2"))
     beta.inbox[DATA] += stream
     beta.run()
-    assert beta.volume.holding
+    assert beta.holding()
     assert beta.disk.read(0, 4096) == block(b"1")
     assert "send P_BARRIER_ACK" not in beta.trail
     beta.finish_flush()
-    assert not beta.volume.holding
+    assert not beta.holding()
     beta.run()
     assert beta.does("write", "send P_WRITE_ACK", "flush", "send P_BARRIER_ACK", "write")
     assert beta.disk.read(0, 4096) == block(b"2")
@@ -119,23 +119,23 @@ def test_an_ack_of_an_old_connection_is_not_sent_on_a_new_one() -> None:
     pair, beta = standby()
     beta.flushes_at_once = False
     beta.give(DATA, bytearray(write_packet(0, block(b"1")) + barrier_packet(9)))
-    assert beta.volume.holding
+    assert beta.holding()
     pair.cut()
     pair.connect()
     pair.forget_trails()
     beta.flushes_at_once = True
     pair.run()
     assert "send P_BARRIER_ACK" not in beta.trail
-    assert pair.beta.volume.state.connection is ConnectionState.CONNECTED
+    assert pair.beta.connection() is ConnectionState.CONNECTED
 
 
 def test_a_held_stream_does_not_hold_the_next_connection() -> None:
     pair, beta = standby()
     beta.flushes_at_once = False
     beta.give(DATA, bytearray(barrier_packet(9)))
-    assert beta.volume.holding
+    assert beta.holding()
     pair.cut()
-    assert not beta.volume.holding
+    assert not beta.holding()
 
 
 def test_writes_for_a_lost_disk_are_refused_one_by_one() -> None:
@@ -224,7 +224,7 @@ def test_nobody_writes_to_a_primary(packet: bytes) -> None:
     pair = MirrorPair()
     alpha = pair.with_primary()
     alpha.give(DATA, bytearray(packet))
-    assert alpha.volume.state.connection is ConnectionState.STAND_ALONE
+    assert alpha.connection() is ConnectionState.STAND_ALONE
     assert alpha.disk.read(0, 4096) == bytes(4096)
 
 
@@ -266,7 +266,7 @@ def test_a_negative_ack_of_an_unknown_write_only_counts_as_one() -> None:
     pair = MirrorPair()
     alpha = pair.with_primary()
     alpha.give(META, bytearray(ack_packet(P_NEG_ACK, 4711)))
-    assert alpha.volume.state.connection is ConnectionState.CONNECTED
+    assert alpha.connection() is ConnectionState.CONNECTED
 
 
 @pytest.mark.parametrize(("number", "count"), [(1, 0), (1, 2), (2, 1), (0, 1)])
@@ -298,7 +298,7 @@ def test_what_does_not_belong_on_the_meta_stream_ends_the_connection(packet: byt
     pair = MirrorPair()
     pair.declare_equal()
     pair.alpha.give(META, bytearray(packet))
-    assert pair.alpha.volume.state.connection in (ConnectionState.WF_CONNECTION, ConnectionState.STAND_ALONE)
+    assert pair.alpha.connection() in (ConnectionState.WF_CONNECTION, ConnectionState.STAND_ALONE)
 
 
 def test_a_stranger_cannot_send_us_away_for_good_on_the_meta_stream() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from replication.protocol import packets
@@ -12,9 +14,9 @@ from tests.replication.protocol.coupled import MIB, MirrorPair, block
 SYNC_TARGET = "Secondary SyncTarget Inconsistent/UpToDate"
 
 
-def half_done(**options: object) -> MirrorPair:
+def half_done(**options: Any) -> MirrorPair:
     """A first resync from alpha, Primary, that stands still somewhere in the middle."""
-    pair = MirrorPair(**({"resync_rate_max": 1, "resync_in_flight": 4} | options))
+    pair = MirrorPair(**{"resync_rate_max": 1, "resync_in_flight": 4} | options)
     pair.promote(pair.alpha, Force.OVERWRITE)
     for extent in range(3):
         pair.write(pair.alpha, extent * 4 * MIB + 8192, block(b"f", 4))
@@ -61,7 +63,7 @@ def test_a_handshake_that_is_interrupted_before_the_resync_begins_costs_nothing(
     pair.cut()
     pair.write(alpha, 0, block(b"n"))
     pair.plug()
-    while pair.beta.volume.state.connection is not ConnectionState.WF_BITMAP_T:
+    while pair.beta.connection() is not ConnectionState.WF_BITMAP_T:
         alpha.step()
         pair.beta.step()
     assert pair.beta.durable_disk_state is DiskState.OUTDATED
@@ -248,7 +250,7 @@ def test_a_block_that_was_not_asked_for_ends_the_connection() -> None:
     offset = 12 * MIB
     body = packets.block_packet(P_RS_DATA_REPLY, offset, packets.ID_SYNCER, 0, 0, length=24 + 4096) + block(b"?")
     pair.beta.give(Stream.DATA, bytearray(body))
-    assert pair.beta.volume.state.connection is ConnectionState.WF_CONNECTION
+    assert pair.beta.connection() is ConnectionState.WF_CONNECTION
     assert pair.beta.disk.read(offset, 4096) == bytes(4096)
 
 
@@ -256,7 +258,7 @@ def test_a_target_that_claims_to_be_done_too_early_is_dropped() -> None:
     pair = half_done()
     done = 2 | 1 << 2 | 10 << 4 | 8 << 9 | 8 << 13
     pair.alpha.give(Stream.DATA, bytearray(packets.packet(packets.P_STATE, done.to_bytes(4, "big"))))
-    assert pair.alpha.volume.state.connection is ConnectionState.WF_CONNECTION
+    assert pair.alpha.connection() is ConnectionState.WF_CONNECTION
     assert any("says it is UpToDate while" in note for note in pair.alpha.notes)
 
 

@@ -40,7 +40,7 @@ ALONE = Standing(
 )
 CONNECTED = replace(ALONE, connected=True, peer_role_now=Role.SECONDARY, peer_disk=DiskState.UP_TO_DATE)
 FENCED = replace(ALONE, policy=Takeover.CONSISTENT, fencing=Fencing.RESOURCE_AND_STONITH)
-PERMIT = permit_record(GENERATION, "alpha")
+PERMIT = permit_record(GENERATION, "beta")
 
 
 def refused(standing: Standing) -> tuple[int, str, str]:
@@ -65,7 +65,7 @@ def test_a_standby_that_lost_its_primary_waits_for_a_word() -> None:
     assert refused(ALONE) == (
         11,
         "not promoted: peer alpha was Primary when contact was lost",
-        "wait for alpha, or accept losing what only alpha has: mirroradm permit r0 --accept-loss=alpha",
+        "wait for alpha, or accept losing what only alpha has: mirroradm permit r0 --accept-loss=beta",
     )
     assert eligible(replace(ALONE, record=PERMIT)) is None
 
@@ -76,7 +76,7 @@ def test_a_permit_must_name_what_is_lost() -> None:
 
 
 def test_a_permit_for_an_older_generation_is_void() -> None:
-    assert refused(replace(ALONE, record=permit_record(OTHER, "alpha")))[0] == REFUSED
+    assert refused(replace(ALONE, record=permit_record(OTHER, "beta")))[0] == REFUSED
 
 
 def test_a_hand_over_does_not_cover_a_peer_that_became_primary_again() -> None:
@@ -117,7 +117,7 @@ def test_an_outdated_disk_wants_the_loss_to_be_named() -> None:
     outdated = replace(CONNECTED, disk=DiskState.OUTDATED)
     code, fact, remedy = refused(replace(outdated, record=hand_over_record(GENERATION)))
     assert (code, fact) == (NO_GOOD_DATA, "not promoted: the disk of beta is Outdated: alpha has newer data")
-    assert "--accept-loss=alpha" in remedy
+    assert "--accept-loss=beta" in remedy
     assert eligible(replace(outdated, record=PERMIT)) is None
 
 
@@ -156,7 +156,7 @@ RIGHTS: dict[str, dict[str, Any]] = {
     "hand-over": hand_over_record(GENERATION),
     "permit": permit_record(GENERATION, None),
     "permit naming alpha": PERMIT,
-    "void": permit_record(OTHER, "alpha"),
+    "void": permit_record(OTHER, "beta"),
 }
 
 
