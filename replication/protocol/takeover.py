@@ -66,7 +66,7 @@ def hand_over_record(generation: int) -> dict[str, Any]:
 
 
 def permit_record(generation: int, accept_loss: str | None) -> dict[str, Any]:
-    """For the side file, by the operator's word. `accept_loss` names the host that may lack data, and be promoted nevertheless: our own."""
+    """For the side file, by the operator's word. `accept_loss`: our own name, of the host that may lack data."""
     return _record(Right.PERMIT, generation, accept_loss)
 
 

@@ -56,6 +56,7 @@ def fio_command(place: Path, *options: str) -> list[str]:
     return [
         "fio",
         "--name=files",
+        "--verify_state_save=0",
         f"--directory={place}",
         "--rw=randrw",
         "--bssplit=512/10:4k/50:20k/20:128k/20",

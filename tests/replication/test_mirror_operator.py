@@ -265,7 +265,7 @@ def test_a_takeover_after_the_loss_of_the_primary_takes_an_operators_word(equal:
     assert "alpha was Primary when contact was lost" in said
     assert f"mirroradm permit {equal.name} --accept-loss=beta" in said
     assert "alpha was Primary when contact was lost" in beta.adm("status")
-    assert "alpha" in beta.refused(1, "permit", "--accept-loss=gamma")
+    assert 'is beta, not "gamma"' in beta.refused(1, "permit", "--accept-loss=gamma")
     beta.adm("primary", "--accept-loss=beta")
     beta.qemu_io("read -P 1 0 4M", "write -P 2 1M 1M", "flush")
     alpha.adm("up")

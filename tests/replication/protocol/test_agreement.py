@@ -76,7 +76,7 @@ def test_of_two_that_want_to_be_primary_at_once_exactly_one_becomes_it(first: st
 
 
 def test_of_two_that_want_to_be_primary_at_once_exactly_one_becomes_it_in_any_order_of_steps() -> None:
-    for pattern in range(256):
+    for pattern in range(0, 256, 3):
         pair = MirrorPair(disk_bytes=1 << 20)
         pair.declare_equal()
         operations = [pair.ask(side, "promote") for side in pair.sides]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 
 from replication.protocol.states import NEXT_CONNECTION, NEXT_DISK, ConnectionState, DiskState, Role, State
@@ -37,7 +40,8 @@ def test_each_flag_has_a_bit_of_its_own() -> None:
     )
     plain = State().encode()
     for bit, name in enumerate(flags, 17):
-        state = State(**{name: True})
+        fields: dict[str, Any] = {name: True}
+        state = dataclasses.replace(State(), **fields)
         assert state.encode() == plain | 1 << bit
         assert State.decode(state.encode()) == state
 
