@@ -32,6 +32,7 @@ from typing import Any
 from replication.errors import ConfigError, DiskFailure, MirrorError, Refusal, Unavailable
 
 RUNTIME_DIRECTORY = Path("/run/mirrorha/mirror")
+STATE_DIRECTORY = Path("/var/lib/mirrorha/mirror")
 REQUEST_LIMIT_BYTES = 64 * 1024
 REPLY_LIMIT_BYTES = 16 * 1024 * 1024
 BACKLOG_LIMIT_BYTES = 1024 * 1024

@@ -43,7 +43,7 @@ from replication.protocol.states import Role, State
 from replication.protocol.volume import Force, Volume
 from replication.rendezvous import LinkOptions
 from replication.resource import BackingIo, DeviceKind, Resource
-from replication.side_file import STATE_DIRECTORY, SideFile
+from replication.side_file import SideFile
 
 TICK_S = 0.05
 SNAPSHOT_S = 0.2
@@ -484,7 +484,7 @@ def main() -> None:
     parser.add_argument("resource", help="name of the resource")
     parser.add_argument("-c", "--config", type=Path, default=config.DIRECTORY, help=".res file or directory of them")
     parser.add_argument("--runtime-directory", type=Path, default=control.RUNTIME_DIRECTORY)
-    parser.add_argument("--state-directory", type=Path, default=STATE_DIRECTORY)
+    parser.add_argument("--state-directory", type=Path, default=control.STATE_DIRECTORY)
     options = parser.parse_args()
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s"

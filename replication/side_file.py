@@ -9,8 +9,6 @@ from typing import Any
 
 from replication.protocol.errors import DiskFailure
 
-STATE_DIRECTORY = Path("/var/lib/mirrorha/mirror")
-
 
 class SideFile:
     """Fulfils the `Records` port of replication/executor.py."""

@@ -21,10 +21,9 @@ from replication import config
 from replication.commands import completion, queries, targets
 from replication.commands.queries import complain
 from replication.commands.steps import Ask, CreateMetadata, Start, Step, Stop, StopByForce
-from replication.control import RUNTIME_DIRECTORY, Exit, Verb, running
+from replication.control import RUNTIME_DIRECTORY, STATE_DIRECTORY, Exit, Verb, running
 from replication.create_metadata import Existing
 from replication.errors import MirrorError, Unavailable
-from replication.side_file import STATE_DIRECTORY
 
 PROGRAM = "mirroradm"
 LOG_DIRECTORY = Path("/var/log/mirrorha")

@@ -24,7 +24,7 @@ def begin(data: VolumeData, resolve_conflicts: bool) -> None:
     """Both streams are up."""
     data.session = Session(resolve_conflicts, data.now, last_receive=data.now)
     data.change("connection is up", connection=ConnectionState.WF_REPORT_PARAMS)
-    data.send(Stream.DATA, packets.features_packet())
+    data.send(Stream.DATA, packets.features_packet(data.options.features))
 
 
 def receive_early(data: VolumeData, session: Session, view: memoryview) -> int:
@@ -77,7 +77,7 @@ def _features_arrived(data: VolumeData, session: Session, body: bytes) -> None:
             for_good=True,
         )
     session.protocol_version = min(highest, packets.PROTOCOL_MAX)
-    session.features = packets.Feature(flags & packets.FEATURES)
+    session.features = packets.Feature(flags & data.options.features)
     if not data.options.hmac_algorithm:
         _send_parameters(data, session)
         return

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from replication.protocol.packets import FEATURES, Feature
+
 
 class Takeover(enum.Enum):
     """Who may take over after the active side was lost (design: promotion score is advice, promote decides)."""
@@ -65,3 +67,5 @@ class VolumeOptions:
     resync_in_flight: int = 16
     """Resync requests of up to 128 KiB without an answer."""
     use_rle: bool = True
+    features: Feature = FEATURES
+    """What is offered to the peer."""

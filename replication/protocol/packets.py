@@ -50,9 +50,13 @@ class Feature(enum.IntFlag):
     WRITE_SAME = 4
     """P_SIZES carries queue limits, and equal generations with a Primary may be resolved (rule 41)."""
     ZEROES = 8
+    BARRIERS_ASK = 1 << 30
+    """Known to mirrord only: a barrier asks when all before it is stable, and orders nothing. Our clients' flushes and
+    FUA writes are answered after the ack, so nobody has sent a write that relies on it. A kernel's Primary answers
+    flushes earlier and counts on the order; it does not set this bit."""
 
 
-FEATURES = Feature.TRIM | Feature.WRITE_SAME | Feature.ZEROES
+FEATURES = Feature.TRIM | Feature.WRITE_SAME | Feature.ZEROES | Feature.BARRIERS_ASK
 
 # dp_flags of P_DATA, P_TRIM and P_ZEROES
 DP_SYNC, DP_MAY_SET_IN_SYNC, DP_FUA, DP_FLUSH, DP_DISCARD = 2, 4, 16, 32, 64
@@ -170,10 +174,10 @@ def packet(command: int, body: bytes = b"") -> bytes:
     return HEADER.pack(MAGIC_100, 0, command, len(body), 0) + body
 
 
-def features_packet() -> bytes:
+def features_packet(features: Feature = FEATURES) -> bytes:
     """The first packet on the data stream; it alone has the old header."""
     return HEADER_80.pack(MAGIC_80, P_CONNECTION_FEATURES, FEATURES_BODY.size) + FEATURES_BODY.pack(
-        PROTOCOL_MIN, FEATURES, PROTOCOL_MAX, 0
+        PROTOCOL_MIN, features, PROTOCOL_MAX, 0
     )
 
 

@@ -115,6 +115,8 @@ def receive_data(data: VolumeData, view: memoryview) -> tuple[int, bool]:
             raise PeerError(f"{packets.name(command)} for volume {volume}; this mirror has volume 0 only")
         if command == P_BARRIER:
             _barrier(data, session, body)
+            if session.features & packets.Feature.BARRIERS_ASK:
+                continue
             return at, True
         handler = _DATA.get(command)
         if handler is None:
@@ -215,7 +217,7 @@ def _after_flush(data: VolumeData, session: Session, packet: bytes) -> None:
 
 
 def _barrier(data: VolumeData, session: Session, body: memoryview) -> None:
-    """End of an epoch: flush, acknowledge, and only then read on."""
+    """End of an epoch: flush, then acknowledge. A kernel's Primary also wants nothing read before that."""
     _must_serve(data, session, "P_BARRIER")
     count, session.epoch_count = session.epoch_count, 0
     barrier = int.from_bytes(body[:4], "big")

@@ -155,8 +155,11 @@ def mirror(root: Path, backing_io: str = "buffered") -> Iterator[Served]:
             state = ["--state-directory", str(directory / f"state-{name}")]
             _start(stack, command(name, "daemon", "r0", *state), directory / f"log-{name}")
             _until((directory / f"run-{name}" / "r0" / "control").is_socket, f"mirrord on {name}")
-        for name, _, _ in hosts:
-            _until(lambda name=name: adm(name, "cstate", "r0").strip() == "Connected", "the two daemons to meet")
+
+        def connected() -> bool:
+            return all(adm(name, "cstate", "r0").strip() == "Connected" for name, _, _ in hosts)
+
+        _until(connected, "the two daemons to meet")
         adm("alpha", "new-current-uuid", "--clear-bitmap", "r0")
         adm("alpha", "primary", "r0")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from replication.protocol.options import Fencing, Takeover, VolumeOptions
+from replication.protocol.packets import FEATURES, Feature
 from replication.protocol.states import DiskState, Role
 from tests.simulation.checkers import InvariantBroken, Oracle
 from tests.simulation.faults import Fault, Killed, PowerCut, random_strike
@@ -68,6 +69,7 @@ def options_from(rng: random.Random, plan: Plan) -> VolumeOptions:
         resync_rate_max=rng.choice([0, 100 * MIB]),
         resync_in_flight=rng.choice([1, 4, 16]),
         use_rle=rng.random() < 0.7,
+        features=FEATURES if rng.random() < 0.7 else FEATURES & ~Feature.BARRIERS_ASK,  # else as with a kernel
     )
 
 

@@ -334,9 +334,9 @@ class Side:
         inbox = self.inbox.get(stream)
         if not inbox or not self.linked or (stream is Stream.DATA and self.volume.holding):
             return False
+        came = memoryview(bytearray(inbox))
         for size in self.pair.sizes(len(inbox)):
-            piece = bytearray(inbox[:size])
-            consumed = self.give(stream, piece)
+            consumed = self._offer(stream, came[:size])
             if consumed or not self.linked:
                 if self.inbox.get(stream) is inbox:
                     del inbox[:consumed]
@@ -344,16 +344,20 @@ class Side:
         return False
 
     def give(self, stream: Stream, piece: bytearray) -> int:
-        """Exactly these bytes, and nobody uses them longer than allowed."""
+        """Exactly these bytes; how many of them are done with."""
+        return self._offer(stream, memoryview(piece))
+
+    def _offer(self, stream: Stream, view: memoryview) -> int:
         receive = self.volume.receive_data if stream is Stream.DATA else self.volume.receive_meta
         consumed = 0
         try:
-            consumed, effects = receive(memoryview(piece), self.pair.now)
+            consumed, effects = receive(view, self.pair.now)
         except PeerError as error:
             effects = self.volume.peer_error(error, self.pair.now)
             self.trail.append("peer error")
-        self.act(effects)
-        piece[:] = SCRIBBLE * len(piece)
+        if effects:
+            self.act(effects)
+        view[:consumed] = SCRIBBLE * consumed  # from here on nobody may use it
         return consumed
 
     def tick(self) -> None:

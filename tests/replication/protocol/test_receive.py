@@ -11,6 +11,7 @@ from replication.protocol.packets import (
     BLOCK,
     DP_FUA,
     DP_SEND_WRITE_ACK,
+    FEATURES,
     MAGIC_100,
     P_BARRIER,
     P_BARRIER_ACK,
@@ -21,6 +22,7 @@ from replication.protocol.packets import (
     P_TRIM,
     P_WRITE_ACK,
     P_ZEROES,
+    Feature,
 )
 from replication.protocol.requests import WRITE
 from replication.protocol.states import ConnectionState
@@ -29,6 +31,7 @@ from tests.replication.protocol.coupled import MirrorPair, Side, block
 
 DATA, META = Stream.DATA, Stream.META
 TOO_LARGE = 1 << 40
+OF_A_KERNEL = FEATURES & ~Feature.BARRIERS_ASK
 
 
 def write_packet(
@@ -50,9 +53,9 @@ def ack_packet(command: int, block_id: int, offset: int = 0, size: int = 4096) -
     return packets.block_packet(command, offset, block_id, size, 1)
 
 
-def standby() -> tuple[MirrorPair, Side]:
+def standby(features: Feature = FEATURES) -> tuple[MirrorPair, Side]:
     """beta, whose Primary alpha says what the test says."""
-    pair = MirrorPair()
+    pair = MirrorPair(alpha={"features": features})
     pair.with_primary()
     return pair, pair.beta
 
@@ -82,7 +85,7 @@ def test_a_packet_that_is_not_whole_waits() -> None:
 
 
 def test_nothing_behind_a_barrier_is_written_before_its_flush() -> None:
-    _pair, beta = standby()
+    _pair, beta = standby(OF_A_KERNEL)
     beta.flushes_at_once = False
     stream = write_packet(0, block(b"1")) + barrier_packet(9) + write_packet(0, block(b"2"))
     beta.inbox[DATA] += stream
@@ -95,6 +98,19 @@ def test_nothing_behind_a_barrier_is_written_before_its_flush() -> None:
     beta.run()
     assert beta.does("write", "send P_WRITE_ACK", "flush", "send P_BARRIER_ACK", "write")
     assert beta.disk.read(0, 4096) == block(b"2")
+
+
+def test_a_barrier_of_our_own_kind_only_asks_and_is_answered_after_a_flush() -> None:
+    pair, beta = standby()
+    beta.flushes_at_once = False
+    beta.inbox[DATA] += write_packet(0, block(b"1")) + barrier_packet(9) + write_packet(0, block(b"2"))
+    beta.run()
+    assert not beta.holding()
+    assert beta.disk.read(0, 4096) == block(b"2")
+    assert "send P_BARRIER_ACK" not in beta.trail
+    beta.finish_flush()
+    acks = [body for command, body in pair.packets(beta, META) if command == P_BARRIER_ACK]
+    assert acks == [bytes([0, 0, 0, 9, 0, 0, 0, 1])]
 
 
 def test_a_barrier_ack_counts_the_writes_of_its_own_epoch() -> None:
@@ -116,7 +132,7 @@ def test_a_fua_write_is_acknowledged_after_a_flush_and_does_not_stop_others() ->
 
 
 def test_an_ack_of_an_old_connection_is_not_sent_on_a_new_one() -> None:
-    pair, beta = standby()
+    pair, beta = standby(OF_A_KERNEL)
     beta.flushes_at_once = False
     beta.give(DATA, bytearray(write_packet(0, block(b"1")) + barrier_packet(9)))
     assert beta.holding()
@@ -130,7 +146,7 @@ def test_an_ack_of_an_old_connection_is_not_sent_on_a_new_one() -> None:
 
 
 def test_a_held_stream_does_not_hold_the_next_connection() -> None:
-    pair, beta = standby()
+    pair, beta = standby(OF_A_KERNEL)
     beta.flushes_at_once = False
     beta.give(DATA, bytearray(barrier_packet(9)))
     assert beta.holding()

@@ -27,7 +27,7 @@ def half_done(**options: Any) -> MirrorPair:
     return pair
 
 
-@pytest.mark.parametrize("piece_bytes", [None, 1, 7])
+@pytest.mark.parametrize("piece_bytes", [None, 13, 4093])
 def test_a_first_resync_makes_both_disks_equal(piece_bytes: int | None) -> None:
     pair = MirrorPair(disk_bytes=MIB, piece_bytes=piece_bytes)
     pair.alpha.disk.content[4096:8192] = block(b"o")
