@@ -310,7 +310,7 @@ def become_primary(data: VolumeData, reason: str, operation: int, forced: bool =
     """The generation says so durably before anybody may write: without the peer it is a new one."""
     generation = data.generation
     if data.state.peer_disk < DiskState.INCONSISTENT or not data.connected or forced:
-        generation = generation.lost_peer(data.random_u64())
+        generation = generation.went_on_alone(data.random_u64())
     fields: dict[str, Any] = {"role": Role.PRIMARY}
     if forced or data.state.disk is not DiskState.UP_TO_DATE:
         fields["disk"] = DiskState.UP_TO_DATE

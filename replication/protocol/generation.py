@@ -65,6 +65,10 @@ class Generation:
     def history(self) -> tuple[int, int]:
         return self.history0, self.history1
 
+    @property
+    def ancestors(self) -> tuple[int, int, int]:
+        return self.bitmap, self.history0, self.history1
+
     def __str__(self) -> str:
         return ":".join(f"{uuid:016X}" for uuid in (self.current, self.bitmap, self.history0, self.history1))
 
@@ -80,6 +84,21 @@ class Generation:
         if self.bitmap:
             return self
         return replace(self, current=random & _U64 & _NAME | self.current & 1, bitmap=self.current)
+
+    def went_on_alone(self, random: int) -> Generation:
+        """As `lost_peer`, where the peer may hold this very generation although differences are counted.
+
+        It does when it finished a resync of which we did not hear the end. Were the name kept, what both write alone
+        would bear one name, and the next handshake would take a split brain for a peer that is merely behind.
+        """
+        if not self.bitmap:
+            return self.lost_peer(random)
+        return replace(
+            self,
+            current=random & _U64 & _NAME | self.current & 1,
+            history0=self.current & _NAME,
+            history1=self.history0,
+        )
 
     def became_sync_source(self, random: int) -> Generation:
         """A resync from us starts. The new `bitmap` is what the target gets to know (P_SYNC_UUID)."""
@@ -245,7 +264,8 @@ def compare(
     for mine, yours in _with_resync_starts_undone(ours, theirs):
         if _same(mine.bitmap, yours.bitmap):
             return _verdict(90, SPLIT_BRAIN, mine, yours)
-    if any(_same(mine, yours) and mine & _NAME != JUST_CREATED for mine in ours.history for yours in theirs.history):
+    common = ((mine, yours) for mine in ours.ancestors for yours in theirs.ancestors if mine & _NAME != JUST_CREATED)
+    if any(_same(mine, yours) for mine, yours in common):
         return _verdict(100, SPLIT_BRAIN_OLD, ours, theirs)
     return _verdict(0, UNRELATED, ours, theirs)
 

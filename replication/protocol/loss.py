@@ -46,6 +46,9 @@ def link_lost(
     alone = primary and was_connected and before.disk is DiskState.UP_TO_DATE
     if alone and before.peer_disk >= DiskState.INCONSISTENT and data.generation.bitmap == 0:
         generation = data.generation.lost_peer(data.random_u64())
+    elif alone and before.connection is ConnectionState.SYNC_SOURCE and not data.bitmap.count:
+        # it may have finished, and nobody could tell us
+        generation = data.generation.went_on_alone(data.random_u64())
     peer_disk = before.peer_disk if before.peer_disk is DiskState.OUTDATED else DiskState.UNKNOWN
     lost: dict[str, Any] = {"peer": Role.UNKNOWN, "peer_disk": peer_disk, "resync_paused_by_peer": False}
     if stay_away:

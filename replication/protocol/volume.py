@@ -32,7 +32,7 @@ from replication.protocol.generation import Generation
 from replication.protocol.metadata import MetadataFlag
 from replication.protocol.operations import Force
 from replication.protocol.options import Fencing, VolumeOptions
-from replication.protocol.requests import Request
+from replication.protocol.requests import EIO, Request
 from replication.protocol.states import ConnectionState, DiskState, Role, State
 from replication.protocol.volume_data import Stage, VolumeData
 
@@ -48,6 +48,7 @@ class Volume:
 
     def __init__(self, options: VolumeOptions, random_u64: Callable[[], int], now: float) -> None:
         self.data = VolumeData(options, random_u64, now, since=now)
+        self._last: list[Effect] = []
         self._holding = False
 
     # what the shell asks
@@ -163,9 +164,27 @@ class Volume:
         """The disk could not do `effect`. What was returned together with it, and behind it, does not happen."""
         data = self._at(now)
         self._holding = False
+        data.out += self._still_true_after(effect, fact)
         loss.disk_failed(data, fact)
         agreement.link_gone(data)
         return self._effects()
+
+    def _still_true_after(self, failed: Effect, fact: str) -> list[Effect]:
+        """Of what was decided together with `failed`, and behind it: what others have to hear all the same."""
+        behind = [index for index, effect in enumerate(self._last) if effect is failed]
+        kept: list[Effect] = []
+        for effect in self._last[behind[0] + 1 :] if behind else []:
+            match effect:
+                case effects.Answer(operation, error, details):
+                    refusal = self.data.refusal(f"the disk failed: {fact}", code=16)
+                    kept.append(effects.Answer(operation, error or refusal, details))
+                case effects.Complete(requests):
+                    for request in requests:
+                        request.error = request.error or EIO
+                    kept.append(effect)
+                case effects.DropLink() | effects.StateChanged() | effects.Note():
+                    kept.append(effect)
+        return kept
 
     def handler_done(self, name: str, exit_code: int, now: float) -> list[Effect]:
         """A handler program has ended."""
@@ -336,5 +355,5 @@ class Volume:
         data = self.data
         if (data.frozen or data.fencing_since is not None) and data.state.connection >= _CONNECTED:
             loss.thaw(data)
-        out, data.out = data.out, []
-        return out
+        self._last, data.out = data.out, []
+        return self._last

@@ -145,7 +145,9 @@ RULES = [
     (90, SPLIT_BRAIN, side(A, C), side(B, C | 1)),
     (100, SPLIT_BRAIN_OLD, side(A, 0, C), side(B, E, D, C)),
     (0, UNRELATED, side(A), side(B)),
-    (0, UNRELATED, side(A, C, D, 0), side(B, D, 0, C)),
+    (100, SPLIT_BRAIN_OLD, side(A, C, D, 0), side(B, D, 0, C)),
+    (100, SPLIT_BRAIN_OLD, side(A, C), side(B, D, C)),
+    (90, SPLIT_BRAIN, side(A, C + SYNC_STEP, C, 0), side(B, C)),
 ]
 MIRRORED = {20: 30, 34: 35, 36: 37, 50: 70, 51: 71, 60: 80}
 

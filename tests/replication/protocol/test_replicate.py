@@ -223,13 +223,6 @@ def test_reads_are_served_from_our_own_disk_alone() -> None:
     assert len(pair.wire["alpha", Stream.DATA]) == sent
 
 
-def test_a_read_behind_a_write_of_the_same_batch_sees_it_or_waits_for_nothing() -> None:
-    pair = MirrorPair()
-    alpha = pair.with_primary()
-    pair.write(alpha, 0, block(b"1"))
-    assert pair.read(alpha, 0, 4096) == block(b"1")
-
-
 def test_a_secondary_serves_nobody() -> None:
     pair = MirrorPair()
     pair.declare_equal()
