@@ -38,6 +38,7 @@ python3-libnbd:/usr/lib/python3/dist-packages/nbd.py
 xfsprogs:/usr/sbin/mkfs.xfs
 hostname:/usr/bin/hostname
 sqlite3:/usr/bin/sqlite3
+postgresql-15:/usr/lib/postgresql/15/bin/postgres
 "
 missing=""
 /usr/bin/python3 -c "import ensurepip, venv" 2>/dev/null || missing=" python3-venv"
@@ -58,6 +59,12 @@ if [ -n "$missing" ]; then
         printf '#!/bin/sh\n# setup of mirrorha, while it installs\nexit 101\n' > $policy
         chmod 755 $policy
     fi
+    # the tests want PostgreSQL's programs, not a database of its own
+    case "$missing " in
+    *" postgresql-15 "*)
+        mkdir -p /etc/postgresql-common/createcluster.d
+        echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/mirrorha.conf ;;
+    esac
     log=$(mktemp)
     if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing; } > "$log" 2>&1
     then
@@ -67,7 +74,7 @@ if [ -n "$missing" ]; then
     fi
     rm -f "$log"
     # nor may what we installed for its tools alone start at the next boot
-    for unit in corosync:corosync.service pacemaker:pacemaker.service pcs:pcsd.service pcs:pcsd-ruby.service; do
+    for unit in corosync:corosync.service pacemaker:pacemaker.service pcs:pcsd.service pcs:pcsd-ruby.service postgresql-15:postgresql.service; do
         case "$missing " in
         *" ${unit%%:*} "*) systemctl disable --quiet "${unit#*:}" 2>/dev/null || : ;;
         esac

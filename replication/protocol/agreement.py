@@ -308,7 +308,7 @@ def request_change(
 
 def become_primary(data: VolumeData, reason: str, operation: int, forced: bool = False) -> None:
     """The generation says so durably before anybody may write: without the peer it is a new one."""
-    generation = data.generation
+    generation, before = data.generation, data.generation.name
     if data.state.peer_disk < DiskState.INCONSISTENT or not data.connected or forced:
         generation = generation.went_on_alone(data.random_u64())
     fields: dict[str, Any] = {"role": Role.PRIMARY}
@@ -321,7 +321,7 @@ def become_primary(data: VolumeData, reason: str, operation: int, forced: bool =
         data.save_record({key: value for key, value in data.record.items() if key != "right"})
     data.change(reason, generation=generation.with_role_bit(True), **fields)
     if data.connected:
-        if generation.name != data.generation.name:
+        if generation.name != before:
             handshake.send_uuids(data)
         handshake.send_state(data)
     data.answer(operation)

@@ -56,6 +56,7 @@ def fio_command(place: Path, *options: str) -> list[str]:
     return [
         "fio",
         "--name=files",
+        "--thread",  # a job of its own process would outlive a fio that is killed
         "--verify_state_save=0",
         f"--directory={place}",
         "--rw=randrw",

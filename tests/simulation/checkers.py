@@ -53,7 +53,7 @@ class Oracle:
         """Blocks that are not equal on the two disks."""
         self.last_primary: int | None = None
         self.primary_since_contact = [False, False]
-        """Whether that node was Primary since the two last were connected."""
+        """Whether that node was Primary since the two last were connected and equal."""
         self.permits = [False, False]
         self.syncs_finished = 0
         self._last_lines: dict[tuple[int, int], Line] = {}
@@ -133,7 +133,8 @@ class Oracle:
         elif before.disk is DiskState.ATTACHING and after.disk > DiskState.INCONSISTENT:
             self._content_kept(node, self.lines[node.index], "at its start")
         if after.connection >= ConnectionState.CONNECTED:
-            self.primary_since_contact[node.index] = after.role is Role.PRIMARY
+            if after.disk is DiskState.UP_TO_DATE and after.peer_disk is DiskState.UP_TO_DATE:
+                self.primary_since_contact[node.index] = after.role is Role.PRIMARY
             if after.peer is Role.PRIMARY:
                 self.permits[node.index] = False
         if after.role is Role.PRIMARY and before.role is not Role.PRIMARY:

@@ -152,6 +152,8 @@ class Manager:
 
     def _operate(self) -> None:
         nodes = self._world.nodes
+        if self._in_contact():
+            self._refused_connects = [0, 0]
         primaries = [node for node in nodes if node.role is Role.PRIMARY]
         if len(primaries) == 2:
             if self._rng.random() < 0.1:
@@ -320,6 +322,8 @@ class Manager:
         if all(node.role is Role.PRIMARY for node in nodes):
             self._resolve()
             return
+        if self._in_contact():
+            self._refused_connects = [0, 0]
         for node in nodes:
             assert node.volume is not None
             if node.volume.state.connection is ConnectionState.STAND_ALONE:

@@ -142,6 +142,11 @@ class Machine:
         init_pid = None
         with contextlib.suppress(MachineError, OSError):
             init_pid = self.init_pid
+        # its mounts must outlive its processes: nbdfuse, as the last one to leave, would unmount while it exits what
+        # it serves itself, and the kernel would wait for that for ever
+        mounts = None
+        with contextlib.suppress(OSError):  # it halted by itself
+            mounts = os.open(f"/proc/{self.unshare.pid}/ns/mnt", os.O_RDONLY)
         # unshare first, which takes init with it: one that outlives a killed init complains, since it cannot die alike
         self.unshare.kill()
         self.unshare.wait()
@@ -150,6 +155,8 @@ class Machine:
                 os.kill(init_pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(init_pid, 0)  # an orphan is a child of PID 1, which we are
+        if mounts is not None:
+            os.close(mounts)
         if self.unshare.stdout is not None:
             self.unshare.stdout.close()
         self.unshare = None
