@@ -381,7 +381,10 @@ class Mirrord:
 
     def _promote(self, force: Force, finish: Callable[[MirrorError | None], None]) -> None:
         def promoted(error: MirrorError | None) -> None:
-            if error is not None or self.device.is_there:
+            if error is not None and self.volume.state.role is Role.PRIMARY and not self.device.is_there:
+                # the disk failed in the middle: nothing of the promotion is durable
+                self._ask(self.volume.demote, lambda _: finish(error))
+            elif error is not None or self.device.is_there:
                 finish(error)
             else:
                 description = f"mirror {self.resource.name} on {self.local.name}"

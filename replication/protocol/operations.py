@@ -124,8 +124,14 @@ def permit(data: VolumeData, operation: int, accept_loss: str) -> None:
                 code=1,
             ),
         )
-    elif data.connected:
-        data.answer(operation, data.refusal(f"{data.peer_name} is connected; nothing has to be lost"))
+    elif standing(data).connected:
+        data.answer(
+            operation,
+            data.refusal(
+                f"{data.peer_name} is connected; nothing has to be lost",
+                "if it has just died, that is noticed in a moment: try again",
+            ),
+        )
     elif data.state.disk < DiskState.OUTDATED:
         data.answer(
             operation,

@@ -68,6 +68,7 @@ def fio_command(place: Path, *options: str) -> list[str]:
         "--fsync=64",
         "--verify=crc32c",
         "--verify_fatal=1",
+        "--verify_state_save=0",
         "--do_verify=1",
         "--output-format=json",
         *options,
