@@ -102,12 +102,11 @@ def _may_peer_promote(data: VolumeData, *, by_force: bool) -> Reply:
 
 
 def _peer_promoted(data: VolumeData, disk: DiskState | None) -> None:
-    before = data.state.peer
     fields: dict[str, Any] = {"peer": Role.PRIMARY}
     if disk is DiskState.UP_TO_DATE:
         fields["peer_disk"] = DiskState.UP_TO_DATE
     data.change(f"{data.peer_name} became Primary", **fields)
-    handshake.role_changed(data, before, Role.PRIMARY)
+    handshake.role_changed(data, Role.PRIMARY)
 
 
 def _peer_disconnects(data: VolumeData, its_disk: DiskState | None) -> None:

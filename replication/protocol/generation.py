@@ -286,8 +286,11 @@ def _newer(older: Generation, newer: Generation, protocol_version: int) -> tuple
         return 0, 1, newer
     # The source began a resync, and the target never heard of it: its P_SYNC_UUID was lost.
     knows_the_step = protocol_version >= _FIRST_VERSION_WITH_SYNC_STEP
-    if _same(older.current, newer.history0) and newer.began_resync and knows_the_step:
-        return 1, 1, newer._undo_resync_start()
+    if _same((older.current & _NAME) + SYNC_STEP & _U64, newer.bitmap) and knows_the_step:
+        if newer.began_resync:
+            return 1, 1, newer._undo_resync_start()
+        # it has gone on alone since, more than once: its history does not reach back so far, the name still tells
+        return 1, 1, replace(newer, bitmap=older.current)
     if any(_same(older.current, uuid) for uuid in newer.history):
         return 10, 2, newer
     return None

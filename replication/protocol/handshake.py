@@ -13,7 +13,6 @@ from replication.protocol.errors import PeerError
 from replication.protocol.generation import Decision, Generation, Outcome, Policies, Side, decide
 from replication.protocol.packets import BLOCK_BYTES, SECTOR_BYTES, UuidFlag
 from replication.protocol.states import ConnectionState, DiskState, Role, State
-from replication.protocol.takeover import hand_over_record
 from replication.protocol.volume_data import Session, Stage, VolumeData
 
 SAID_BEFORE_CONNECTED = ConnectionState.WF_CONNECTION
@@ -342,15 +341,12 @@ def _follow(data: VolumeData, own: State, peer: State) -> None:
                 data.set_out_of_sync(offset, length)
     if fields or generation:
         data.change(f"{data.peer_name} says so", generation=generation, **fields)
-    role_changed(data, own.peer, peer.role)
+    role_changed(data, peer.role)
 
 
-def role_changed(data: VolumeData, before: Role, now: Role) -> None:
-    """A clean hand-over gives us the right to take over; a Primary peer ends it."""
-    both = data.state.disk is DiskState.UP_TO_DATE and data.state.peer_disk is DiskState.UP_TO_DATE
-    if before is Role.PRIMARY and now is Role.SECONDARY and both and data.state.connection >= ConnectionState.CONNECTED:
-        data.save_record(data.record | hand_over_record(data.generation.current))
-    elif now is Role.PRIMARY and data.record.get("right"):
+def role_changed(data: VolumeData, now: Role) -> None:
+    """A peer that is Primary ends whatever right this side had to take over."""
+    if now is Role.PRIMARY and data.record.get("right"):
         data.save_record({key: value for key, value in data.record.items() if key != "right"})
 
 
@@ -425,7 +421,7 @@ def _connected(data: VolumeData, session: Session, peer: State, peer_disk: DiskS
         disk=disk,
         peer_disk=peer_disk,
     )
-    role_changed(data, Role.UNKNOWN, peer.role)
+    role_changed(data, peer.role)
     if new:
         send_state(data)
 
@@ -453,7 +449,7 @@ def _begin_resync(data: VolumeData, decision: Decision, peer: State, peer_disk: 
             peer=peer.role,
             peer_disk=DiskState.UP_TO_DATE,
         )
-    role_changed(data, Role.UNKNOWN, peer.role)
+    role_changed(data, peer.role)
     if peer.connection not in (ConnectionState.WF_BITMAP_S, ConnectionState.WF_BITMAP_T):
         # the peer of a decision inside a connection decides on this; in a new one it only reads it
         if peer.connection is ConnectionState.CONNECTED:

@@ -319,8 +319,13 @@ class VolumeData:
             self.out.append(effects.Persist("bitmap", [(start + offset, page) for offset, page in pages]))
 
     def set_out_of_sync(self, offset: int, length: int) -> None:
-        """Mark a range. On a Secondary no activity log covers it, so it is durable at once."""
-        if self.bitmap.set_range(offset, length) and self.state.role is not Role.PRIMARY:
+        """Mark a range. On a Secondary no activity log covers it, so it is durable at once.
+
+        Unless its disk is still the target of a resync: a page may then hold bits cleared for blocks that are in the
+        disk's cache only. What is marked now is marked at the source too, and `resync` writes it with its checkpoint.
+        """
+        changed = self.bitmap.set_range(offset, length)
+        if changed and self.state.role is not Role.PRIMARY and self.state.disk is DiskState.UP_TO_DATE:
             self.persist_bitmap()
 
     def save_record(self, record: dict[str, Any]) -> None:

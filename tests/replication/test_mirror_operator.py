@@ -178,16 +178,19 @@ def test_a_standby_that_left_is_old_until_it_is_back(equal: Pair) -> None:
     equal.is_clean()
 
 
-def test_a_host_that_ended_cleanly_leaves_its_peer_the_right_to_go_on(equal: Pair) -> None:
-    """alpha was Primary, handed over and is off; beta is started anew and may be promoted nevertheless."""
+def test_a_host_that_ended_cleanly_leaves_its_peer_free_to_go_on(equal: Pair) -> None:
+    """alpha was Primary, handed over and is off; beta, which saw that, is promoted. Started anew it could not know."""
     alpha, beta = equal.sides
     alpha.adm("primary")
     alpha.qemu_io("write -P 5 0 1M")
     alpha.adm("secondary")
-    equal.on_both("down")
-    beta.adm("up")
+    alpha.adm("down")
     beta.adm("primary")
     beta.qemu_io("read -P 5 0 1M", "write -P 6 0 1M")
+    beta.adm("secondary")
+    beta.adm("down")
+    beta.adm("up")
+    beta.adm("primary")  # it was alone when it was demoted: nobody has newer data
     alpha.adm("up")
     equal.is_equal()
     beta.adm("secondary")

@@ -28,3 +28,4 @@ def test_a_planted_bug_is_found_and_says_how_to_replay_it(variation: type[Variat
     seed, report = found
     print(f"{variation.__name__}: found by seed {seed}: {report.splitlines()[1]}")
     assert f"--seed {seed} " in report
+    world.run(seed)  # without the bug this seed ends well: it was the bug that was found

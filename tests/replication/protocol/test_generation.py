@@ -139,6 +139,7 @@ RULES = [
     (41, SPLIT_BRAIN_OLD, side(A, role=PRIMARY, crashed_primary=True), side(A, role=PRIMARY)),
     (50, -1, side(A, 0, C), side(B | 1, A | 1, C)),
     (51, -1, side(A), side(B, A + SYNC_STEP, A, C)),
+    (51, -1, side(A), side(B, A + SYNC_STEP, D, C)),
     (60, -2, side(A), side(B, D, A, C)),
     (60, -2, side(A), side(B, D, C, A)),
     (60, -2, side(A), side(B, 0, A, C)),

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-from replication.protocol.options import Fencing, Takeover
-from replication.protocol.requests import WRITE
 from replication.protocol.states import ConnectionState, DiskState, Role
 from replication.protocol.volume import Force
 from tests.replication.protocol.coupled import MirrorPair, block
@@ -99,157 +95,25 @@ def test_no_permit_makes_a_mixture_usable() -> None:
     assert "no image an application could use" in pair.refused(pair.ask(pair.beta, "permit", "beta")).fact
 
 
-def test_a_hand_over_lets_the_standby_take_over_later_alone() -> None:
+def test_a_standby_whose_primary_was_demoted_takes_over_alone() -> None:
     pair = MirrorPair()
     alpha = pair.with_primary()
     pair.write(alpha, 0, block(b"h"))
     pair.demote(alpha)
     pair.crash(alpha)
-    pair.crash(pair.beta, power_cut=False)
-    pair.restart(pair.beta)
     pair.promote(pair.beta)
     assert pair.read(pair.beta, 0, 4096) == block(b"h")
 
 
-def test_a_hand_over_is_void_once_the_peer_was_primary_again() -> None:
+def test_after_a_restart_a_demotion_seen_before_is_no_right_any_more() -> None:
+    """The peer may have been promoted since, alone."""
     pair = MirrorPair()
     alpha = pair.with_primary()
     pair.demote(alpha)
-    assert pair.beta.record["right"]["kind"] == "hand-over"
-    pair.promote(alpha)
-    assert "right" not in pair.beta.record
     pair.crash(alpha)
+    pair.crash(pair.beta, power_cut=False)
     pair.restart(pair.beta)
     assert "was not seen since" in pair.refused(pair.ask(pair.beta, "promote")).fact
-
-
-def test_whoever_demotes_alone_may_come_back_alone() -> None:
-    pair = MirrorPair()
-    alpha = pair.with_primary()
-    pair.crash(pair.beta)
-    pair.write(alpha, 0, block(b"a"))
-    pair.demote(alpha)
-    pair.restart(alpha)
-    pair.promote(alpha)
-
-
-def test_a_restarted_node_that_has_not_met_its_peer_asks_first() -> None:
-    pair = MirrorPair()
-    pair.declare_equal()
-    pair.crash(pair.alpha)
-    pair.restart(pair.alpha)
-    assert "was not seen since alpha started" in pair.refused(pair.ask(pair.alpha, "promote")).fact
-
-
-def test_after_a_secondary_was_lost_the_other_may_go_on() -> None:
-    pair = MirrorPair()
-    pair.declare_equal()
-    pair.crash(pair.alpha)
-    pair.promote(pair.beta)
-
-
-@pytest.mark.parametrize(
-    ("fencing", "promoted"),
-    [(Fencing.RESOURCE_AND_STONITH, True), (Fencing.RESOURCE_ONLY, False), (Fencing.DONT_CARE, False)],
-)
-def test_takeover_consistent_counts_only_where_something_stops_the_lost_primary(
-    fencing: Fencing, promoted: bool
-) -> None:
-    pair = MirrorPair(takeover=Takeover.CONSISTENT, fencing=fencing)
-    pair.with_primary()
-    pair.crash(pair.alpha)
-    assert pair.done(pair.ask(pair.beta, "promote")) is promoted
-
-
-def test_takeover_consistent_refuses_what_was_not_equal() -> None:
-    pair = MirrorPair(takeover=Takeover.CONSISTENT, fencing=Fencing.RESOURCE_AND_STONITH, resync_rate_max=1)
-    pair.connect()
-    pair.promote(pair.alpha, Force.OVERWRITE)
-    pair.crash(pair.alpha)
-    assert not pair.done(pair.ask(pair.beta, "promote"))
-
-
-def test_nobody_is_promoted_during_the_handshake() -> None:
-    pair = MirrorPair()
-    pair.declare_equal()
-    pair.cut()
-    pair.plug()
-    assert "the handshake with beta is not over" in pair.refused(pair.ask(pair.alpha, "promote")).fact
-
-
-def test_without_a_disk_nobody_is_promoted() -> None:
-    pair = MirrorPair()
-    pair.alpha.start(attach=False)
-    for force in Force:
-        assert "no disk" in pair.refused(pair.ask(pair.alpha, "promote", force=force)).fact
-
-
-def test_a_promotion_without_the_peer_begins_a_generation_before_anybody_writes() -> None:
-    pair = MirrorPair()
-    pair.declare_equal()
-    pair.cut()
-    name = pair.alpha.volume.data.generation.name
-    pair.forget_trails()
-    pair.promote(pair.alpha)
-    assert pair.alpha.volume.data.generation.name != name
-    assert pair.alpha.does("persist superblock", "answer")
-
-
-# demote
-
-
-def test_a_demotion_waits_until_everything_is_stable_on_both_sides() -> None:
-    pair = MirrorPair()
-    alpha = pair.with_primary()
-    for side in pair.sides:
-        side.flushes_at_once = False
-    pair.write(alpha, 0, block(b"w"))
-    operation = pair.ask(alpha, "demote")
-    pair.run()
-    assert operation not in alpha.answers
-    alpha.finish_flush()
-    pair.run()
-    assert operation not in alpha.answers
-    pair.beta.finish_flush()
-    assert pair.done(operation)
-    for side in pair.sides:
-        side.disk.lose_power()
-        assert side.disk.read(0, 4096) == block(b"w")
-
-
-def test_a_demotion_waits_for_writes_in_flight() -> None:
-    pair = MirrorPair()
-    alpha = pair.with_primary()
-    request = alpha.request(WRITE, 0, block(b"w"))
-    alpha.submit(request)
-    assert pair.done(pair.ask(alpha, "demote"))
-    assert alpha.does("complete", "answer")
-    assert alpha.volume.state.role is Role.SECONDARY
-
-
-def test_a_demotion_does_not_wait_for_a_peer_that_is_lost() -> None:
-    pair = MirrorPair()
-    alpha = pair.with_primary()
-    pair.beta.flushes_at_once = False
-    pair.write(alpha, 0, block(b"w"))
-    operation = pair.ask(alpha, "demote")
-    pair.run()
-    assert operation not in alpha.answers
-    pair.cut()
-    assert pair.done(operation)
-
-
-def test_a_demotion_that_waits_ends_when_the_disk_fails() -> None:
-    pair = MirrorPair()
-    alpha = pair.with_primary()
-    alpha.flushes_at_once = False
-    pair.write(alpha, 0, block(b"w"))
-    operation = pair.ask(alpha, "demote")
-    alpha.disk.fails = alpha.flushes_at_once = True
-    pair.run()
-    assert operation in alpha.answers
-    assert pair.done(pair.ask(alpha, "demote"))
-    assert alpha.volume.state.role is Role.SECONDARY
 
 
 def test_to_demote_a_secondary_changes_nothing() -> None:
@@ -260,11 +124,17 @@ def test_to_demote_a_secondary_changes_nothing() -> None:
     assert pair.alpha.volume.state == before
 
 
-def test_the_peer_notes_the_hand_over_when_it_hears_of_the_demotion() -> None:
+def test_who_demotes_alone_may_be_promoted_again_after_a_restart() -> None:
     pair = MirrorPair()
-    pair.demote(pair.with_primary())
-    assert pair.beta.does("record")
-    assert pair.beta.record["right"]["generation"] == f"{pair.beta.volume.data.generation.name:016X}"
+    alpha = pair.with_primary()
+    pair.crash(pair.beta)
+    pair.cut()
+    pair.demote(alpha)
+    assert alpha.record["right"]["kind"] == "hand-over"
+    pair.crash(alpha, power_cut=False)
+    pair.restart(alpha)
+    pair.promote(alpha)
+    assert "right" not in alpha.record
 
 
 # connect, disconnect, detach, outdate
