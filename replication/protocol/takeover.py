@@ -11,8 +11,8 @@ operator having accepted it. So:
    `fencing resource-and-stonith`: else the lost Primary goes on writing, and what was equal at two is not at five.
 
 A right is a word in the side file, bound to the generation it was given for. A *permit* is the operator's; what is
-known to be lost with it must be named in it. A *hand-over* is a Primary's word to itself, left when it demotes without its
-peer: nobody has newer data unless an operator accepted that. A demotion that a standby saw is none: its peer may be
+known to be lost with it must be named in it. A *hand-over* is a Primary's word to itself, left when it demotes without
+its peer: nobody has newer data unless an operator accepted that. A demotion that a standby saw is none: its peer may be
 promoted again, alone, while the standby is off. Whoever keeps the record must drop the right when the peer becomes
 Primary.
 """
