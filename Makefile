@@ -12,7 +12,7 @@ setup: ## packages and virtual environment, if something is missing
 	@./setup.sh
 
 test: setup ## all tests, on two cores in parallel
-	@$(PYTHON) -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 demo: setup ## an address and an application that survive the power cut of their host
 	@$(PYTHON) -m tests.demo
