@@ -8,9 +8,10 @@ from typing import Any
 
 from replication.protocol import packets, resync
 from replication.protocol.bitmap import PAGE_BYTES, Bitmap, bitmap_bytes
+from replication.protocol.decision import Decision, Outcome, Policies, decide
 from replication.protocol.effects import Stream
 from replication.protocol.errors import PeerError
-from replication.protocol.generation import Decision, Generation, Outcome, Policies, Side, decide
+from replication.protocol.generation import Generation, Side
 from replication.protocol.packets import BLOCK_BYTES, SECTOR_BYTES, UuidFlag
 from replication.protocol.states import ConnectionState, DiskState, Role, State
 from replication.protocol.volume_data import Session, Stage, VolumeData

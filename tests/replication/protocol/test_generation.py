@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replication.protocol.decision import Decision, Outcome, Policies, Reason, decide
 from replication.protocol.generation import (
     JUST_CREATED,
     PEER_TOO_OLD,
@@ -16,15 +17,10 @@ from replication.protocol.generation import (
     SPLIT_BRAIN_OLD,
     SYNC_STEP,
     UNRELATED,
-    Decision,
     Generation,
-    Outcome,
-    Policies,
-    Reason,
     Side,
     Verdict,
     compare,
-    decide,
 )
 from replication.protocol.options import AfterSplitBrain
 from replication.protocol.states import DiskState, Role
