@@ -153,9 +153,9 @@ class Mirrord:
             self._say(warning)
         self.attendant.start()
         self.attach()
-        self._take_snapshot()
-        self.control.start()  # not before: who starts us takes the first answer as a yes
         self._ask(self.volume.connect, lambda _error: None)
+        self._take_snapshot()
+        self.control.start()  # not before: who starts us takes the first answer as a yes, and StandAlone as a no
         gc.collect()
         gc.freeze()
         next_tick = time.monotonic()

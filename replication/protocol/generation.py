@@ -38,6 +38,8 @@ PEER_TOO_OLD = -2000
 
 _NAME = ~1
 _U64 = (1 << 64) - 1
+_FAMILY = ~0 << 40 & _U64
+"""The part of a name that is taken over from the bitmap UUID: see `is_ours_alone`. `SYNC_STEP` changes it."""
 _FIRST_VERSION_WITH_SYNC_STEP = 96
 
 
@@ -81,27 +83,47 @@ class Generation:
         """
         if self.bitmap:
             return self
-        return replace(self, current=random & _U64 & _NAME | self.current & 1, bitmap=self.current)
+        return replace(self, current=self._name_alone(random, self.current), bitmap=self.current)
 
     def went_on_alone(self, random: int) -> Generation:
         """As `lost_peer`, where the peer may hold this very generation although differences are counted.
 
         It does when it finished a resync of which we did not hear the end. Were the name kept, what both write alone
-        would bear one name, and the next handshake would take a split brain for a peer that is merely behind.
+        would bear one name, and the next handshake would take a split brain for a peer that is merely behind. A name
+        that is ours alone is kept: each new one would push a name that the peer may hold out of the history.
         """
         if not self.bitmap:
             return self.lost_peer(random)
-        return replace(
-            self,
-            current=random & _U64 & _NAME | self.current & 1,
-            history0=self.current & _NAME,
-            history1=self.history0,
-        )
+        if self.is_ours_alone:
+            return self
+        # history0 stays: with `bitmap` it tells of a resync that began
+        return replace(self, current=self._name_alone(random, self.bitmap), history1=self.current & _NAME)
+
+    @property
+    def is_ours_alone(self) -> bool:
+        """Whether this name was given while we counted the differences that we still count.
+
+        The peer gets our name by the end of a resync only, and `bitmap` changes when one starts. So a name given
+        without the peer takes its upper 24 bits from `bitmap`, and is ours alone as long as both agree. This leaves 39
+        random bits; a name that another program gave agrees by chance once in 16 million times.
+        """
+        if self.bitmap & _NAME == JUST_CREATED:
+            return True  # no resync has begun yet
+        return self.bitmap != 0 and (self.current ^ self.bitmap) & _FAMILY == 0
+
+    def _name_alone(self, random: int, bitmap: int) -> int:
+        family = random if bitmap & _NAME == JUST_CREATED else bitmap
+        return family & _FAMILY | random & ~_FAMILY & _NAME | self.current & 1
 
     def became_sync_source(self, random: int) -> Generation:
         """A resync from us starts. The new `bitmap` is what the target gets to know (P_SYNC_UUID)."""
-        fresh = random if self.bitmap in (0, JUST_CREATED) else self.bitmap + SYNC_STEP
-        return replace(self._bitmap_into_history(), bitmap=fresh & _U64)
+        if self.bitmap not in (0, JUST_CREATED):
+            fresh = self.bitmap + SYNC_STEP & _U64
+        else:
+            fresh = random & _U64
+        if (fresh ^ self.current) & _FAMILY == 0:
+            fresh ^= 1 << 63  # the target is about to get our name
+        return replace(self._bitmap_into_history(), bitmap=fresh)
 
     def became_sync_target(self, sync_uuid: int) -> Generation:
         """A resync to us starts under this name; also when we take a peer's generation without a resync (flag 8)."""

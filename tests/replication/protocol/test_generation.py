@@ -26,6 +26,7 @@ from replication.protocol.options import AfterSplitBrain
 from replication.protocol.states import DiskState, Role
 
 A, B, C, D, E = (0x1111_0000_0000_0000 * factor + 0xAB0 for factor in range(1, 6))
+RANDOM = 0x5A5A_1234_5678_9000
 FRESH = Generation.just_created()
 PRIMARY, SECONDARY = Role.PRIMARY, Role.SECONDARY
 UP_TO_DATE, INCONSISTENT = DiskState.UP_TO_DATE, DiskState.INCONSISTENT
@@ -67,9 +68,48 @@ def decision(
 
 
 def test_a_primary_that_goes_on_alone_names_its_data_anew_and_counts_from_the_old_name() -> None:
-    alone = Generation(A | 1, 0, B, C).lost_peer(E | 1)
-    assert alone == Generation(E | 1, A | 1, B, C)
-    assert Generation(A, 0, B, C).lost_peer(E | 1) == Generation(E, A, B, C)
+    fresh = A >> 40 << 40 | RANDOM & (1 << 40) - 1
+    assert Generation(A | 1, 0, B, C).lost_peer(RANDOM) == Generation(fresh | 1, A | 1, B, C)
+    assert Generation(A, 0, B, C).lost_peer(RANDOM | 1) == Generation(fresh, A, B, C)
+
+
+def test_the_first_name_of_a_new_mirror_is_all_random() -> None:
+    assert FRESH.with_role_bit(primary=True).lost_peer(E) == Generation(E | 1, JUST_CREATED | 1, 0, 0)
+
+
+def test_a_name_that_the_peer_may_hold_is_replaced_once_and_kept_in_the_history() -> None:
+    source = Generation(A | 1, B, C, D).became_sync_source(E)
+    assert not source.is_ours_alone
+    alone = source.went_on_alone(RANDOM)
+    assert alone.is_ours_alone
+    assert (alone.bitmap, alone.history) == (source.bitmap, (B, A))
+    assert alone.name not in (A, B)
+    assert alone.went_on_alone(RANDOM + 0x10) is alone
+    again = alone.became_sync_source(E)
+    assert not again.is_ours_alone
+    assert not again.went_on_alone(RANDOM).became_sync_source(E).is_ours_alone
+
+
+def test_no_resync_begins_under_a_name_that_seems_ours_alone() -> None:
+    """By chance, its random bitmap UUID could agree with the name that the target gets at the end."""
+    for bitmap in (0, JUST_CREATED):
+        assert not Generation(A, bitmap, 0, 0).became_sync_source(A | 0x10).is_ours_alone
+    assert not Generation(A + SYNC_STEP, A, 0, 0).became_sync_source(E).is_ours_alone
+
+
+@pytest.mark.parametrize("promotions", [1, 2, 3, 7])
+@pytest.mark.parametrize("target_has_ended", [False, True])
+def test_however_often_a_side_went_on_alone_its_peer_is_known(promotions: int, target_has_ended: bool) -> None:
+    """The end of a resync was lost, and the source was promoted alone again and again: simulation seed 52918."""
+    before = Generation(A, B, C, D)
+    source = before.became_sync_source(E)
+    target = Generation(B, 0, D, 0).became_sync_target(source.bitmap)
+    if target_has_ended:
+        target = target.resync_finished_target(before)
+    for number in range(promotions):
+        source = source.went_on_alone(RANDOM + 0x1000 * number)
+    level = 2 if target_has_ended else 1
+    assert verdict(Side(source, 1, SECONDARY, UP_TO_DATE), Side(target, 0, SECONDARY, UP_TO_DATE)).number == level
 
 
 def test_losing_the_peer_again_changes_nothing() -> None:
