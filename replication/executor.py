@@ -142,23 +142,20 @@ class Executor:
         """
         assert not self._busy, "an effect called back into the executor: the order of effects would be lost"
         self._busy = True
+        actions = self._actions
         try:
             failures = 0
-            while (failed := self._until_failure(effects)) is not None:
-                failures += 1
-                assert failures <= MAX_FAILURES_IN_A_ROW, f"the volume goes on using a disk that fails: {failed[1]}"
-                effects = self._volume_disk_failed(*failed)
+            while True:
+                try:
+                    for effect in effects:
+                        actions[type(effect)](effect)
+                    return
+                except DiskFailure as failure:
+                    failures += 1
+                    assert failures <= MAX_FAILURES_IN_A_ROW, f"the volume goes on using a disk that fails: {failure}"
+                    effects = self._volume_disk_failed(effect, str(failure))
         finally:
             self._busy = False
-
-    def _until_failure(self, effects: Iterable[Effect]) -> tuple[Effect, str] | None:
-        actions = self._actions
-        for effect in effects:
-            try:
-                actions[type(effect)](effect)
-            except DiskFailure as failure:
-                return effect, str(failure)
-        return None
 
     def _write_data(self, effect: WriteData) -> None:
         self._disk.write(effect.writes)

@@ -304,9 +304,10 @@ class Frontend:
             assert before - len(client.under_way) == len(its_requests), f"answered twice, among {its_requests}"
             if client.read_bytes_under_way:
                 client.read_bytes_under_way -= sum(r.length for r in its_requests if r.command == READ)
-            self.counters.count(its_requests)
             self._answer(client, its_requests)
-            self._settle(client, was_over_bound)
+            self.counters.count(its_requests)
+            if was_over_bound or client.is_leaving:
+                self._settle(client, was_over_bound)
 
     # one client
 
@@ -471,7 +472,7 @@ class Frontend:
 
 def _by_client(requests: list[Request]) -> Iterable[tuple[object, list[Request]]]:
     first = requests[0].client if requests else None
-    if all(request.client is first for request in requests):
+    if len(requests) == 1 or all(request.client is first for request in requests):
         return ((first, requests),) if requests else ()
     groups: dict[object, list[Request]] = {}
     for request in requests:

@@ -3,6 +3,7 @@
     mirror        mirrord on 127.0.0.1 mirroring to mirrord on 127.0.0.2, protocol C
     qemu-mirror   qemu-storage-daemon mirroring to another one over TCP: blockdev-mirror, copy-mode=write-blocking
     nbdkit-file   nbdkit's file plugin: one file, no replica
+    bare-chain    the system calls of a mirrored write and nothing else, in Python (bare_chain.py); depth 1 only
 
 All of them write through the page cache and pass flushes on.
 """
@@ -81,6 +82,31 @@ def nbdkit_file(root: Path) -> Iterator[Served]:
         _start(stack, ["nbdkit", "--foreground", "--unix", str(where), "file", str(file)], directory / "log")
         _until(where.is_socket, "nbdkit's socket")
         yield Served("nbdkit-file", where, (file,))
+
+
+@contextmanager
+def bare_chain(root: Path) -> Iterator[Served]:
+    directory = root / "bare"
+    directory.mkdir()
+    files = image(directory / "a.img"), image(directory / "b.img")
+    where, port = directory / "s", str(_free_port("127.0.0.1"))
+    program = [sys.executable, "-m", "tests.bench.bare_chain"]
+    with ExitStack() as stack:
+        _start(stack, [*program, "replica", str(files[1]), "127.0.0.1", port], directory / "log-b")
+        _until(lambda: _is_bound(int(port)), "the replica of the bare chain")
+        _start(stack, [*program, "primary", str(files[0]), str(where), "127.0.0.1", port], directory / "log-a")
+        _until(where.is_socket, "the bare chain's socket")
+        yield Served("bare-chain", where, files)
+
+
+def _is_bound(port: int) -> bool:
+    """Without a connection: the replica takes one only."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 @contextmanager
