@@ -152,7 +152,8 @@ class Executor:
                     return
                 except DiskFailure as failure:
                     failures += 1
-                    assert failures <= MAX_FAILURES_IN_A_ROW, f"the volume goes on using a disk that fails: {failure}"
+                    if failures > MAX_FAILURES_IN_A_ROW:
+                        raise AssertionError("the volume goes on using a disk that fails") from failure
                     effects = self._volume_disk_failed(effect, str(failure))
         finally:
             self._busy = False

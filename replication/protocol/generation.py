@@ -117,10 +117,7 @@ class Generation:
 
     def became_sync_source(self, random: int) -> Generation:
         """A resync from us starts. The new `bitmap` is what the target gets to know (P_SYNC_UUID)."""
-        if self.bitmap not in (0, JUST_CREATED):
-            fresh = self.bitmap + SYNC_STEP & _U64
-        else:
-            fresh = random & _U64
+        fresh = (random if self.bitmap in (0, JUST_CREATED) else self.bitmap + SYNC_STEP) & _U64
         if (fresh ^ self.current) & _FAMILY == 0:
             fresh ^= 1 << 63  # the target is about to get our name
         return replace(self._bitmap_into_history(), bitmap=fresh)

@@ -2,6 +2,8 @@
 
     mirror        mirrord on 127.0.0.1 mirroring to mirrord on 127.0.0.2, protocol C
     qemu-mirror   qemu-storage-daemon mirroring to another one over TCP: blockdev-mirror, copy-mode=write-blocking
+    qemu-unix     the same over a unix socket. Over TCP, Debian 12's QEMU waits for delayed acknowledgements as soon as
+                  several writes are under way (40 ms each); this shows what its mirror is capable of without them
     nbdkit-file   nbdkit's file plugin: one file, no replica
     bare-chain    the system calls of a mirrored write and nothing else, in Python (bare_chain.py); depth 1 only
 
@@ -110,8 +112,9 @@ def _is_bound(port: int) -> bool:
 
 
 @contextmanager
-def qemu_mirror(root: Path) -> Iterator[Served]:
-    directory = root / "qemu"
+def qemu_mirror(root: Path, over: str = "tcp") -> Iterator[Served]:
+    """`over`: tcp or unix."""
+    directory = root / f"qemu-{over}"
     directory.mkdir()
     files = image(directory / "a.img"), image(directory / "b.img")
     where, monitor, port = directory / "s", directory / "monitor", str(_free_port("127.0.0.1"))
@@ -119,14 +122,17 @@ def qemu_mirror(root: Path) -> Iterator[Served]:
     def disk(file: Path) -> str:
         return f"driver=file,node-name=disk,filename={file},cache.direct=off,cache.no-flush=off"
 
-    address = f"addr.type=inet,addr.host=127.0.0.1,addr.port={port}"
+    far = directory / "replica"
+    where_to = {"type": "inet", "host": "127.0.0.1", "port": port} if over == "tcp" else {"type": "unix", "path": far}
+    address, remote = (
+        ",".join(f"{word}.{key}={value}" for key, value in where_to.items()) for word in ("addr", "server")
+    )
     with ExitStack() as stack:
         target = ["qemu-storage-daemon", "--blockdev", disk(files[1]), "--nbd-server", address]
         target += ["--export", "type=nbd,id=export,node-name=disk,name=replica,writable=on"]
         _start(stack, target, directory / "log-b")
-        _until(lambda: _listens("127.0.0.1", int(port)), "the replica's export")
+        _until(far.is_socket if over == "unix" else lambda: _is_bound(int(port)), "the replica's export")
         source = ["qemu-storage-daemon", "--blockdev", disk(files[0])]
-        remote = f"server.type=inet,server.host=127.0.0.1,server.port={port}"
         source += ["--blockdev", f"driver=nbd,node-name=replica,export=replica,{remote}"]
         source += ["--nbd-server", f"addr.type=unix,addr.path={where}"]
         source += ["--chardev", f"socket,id=monitor,path={monitor},server=on,wait=off", "--monitor", "chardev=monitor"]
@@ -141,7 +147,7 @@ def qemu_mirror(root: Path) -> Iterator[Served]:
         qmp.ask("block-export-add", **{
             "type": "nbd", "id": "export", "node-name": "mirrored", "name": "", "writable": True,
         })  # fmt: skip
-        yield Served("qemu-mirror", where, files)
+        yield Served("qemu-mirror" if over == "tcp" else f"qemu-{over}", where, files)
 
 
 @contextmanager
@@ -260,8 +266,3 @@ def _free_port(*addresses: str) -> int:
             with socket.socket() as other:
                 other.bind((address, port))
     return port
-
-
-def _listens(address: str, port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((address, port)) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -123,3 +124,24 @@ def test_another_thread_wakes_the_loop(loop: Loop) -> None:
     loop.run_once(10)
     other.join()
     assert calls == [threading.get_ident()]
+
+
+def test_it_sleeps_when_nothing_happens_after_all(loop: Loop, pair: Pair) -> None:
+    """It looks again for a moment after something happened; longer would burn the processor."""
+    near, far = pair
+    loop.add(near, lambda: near.recv(1))
+    far.send(b"x")
+    loop.run_once(0)
+    before = time.thread_time()
+    loop.run_once(0.2)
+    assert time.thread_time() - before < 0.1
+
+
+def test_it_hears_of_what_happens_while_it_looks_for_a_moment(loop: Loop, pair: Pair) -> None:
+    near, far = pair
+    calls: list[bytes] = []
+    loop.add(near, lambda: calls.append(near.recv(1)))
+    for _ in range(200):
+        far.send(b"x")
+        loop.run_once(1.0)
+    assert len(calls) == 200
