@@ -129,7 +129,11 @@ def test_another_thread_wakes_the_loop(loop: Loop) -> None:
 def test_it_sleeps_when_nothing_happens_after_all(loop: Loop, pair: Pair) -> None:
     """It looks again for a moment after something happened; longer would burn the processor."""
     near, far = pair
-    loop.add(near, lambda: near.recv(1))
+
+    def take() -> None:
+        near.recv(1)
+
+    loop.add(near, take)
     far.send(b"x")
     loop.run_once(0)
     before = time.thread_time()

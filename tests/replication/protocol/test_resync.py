@@ -133,6 +133,21 @@ def test_bits_are_cleared_on_the_targets_disk_only_after_a_flush() -> None:
     assert pair.beta.disk.attachment().bitmap.count < before
 
 
+def test_a_block_marked_during_a_resync_does_not_take_cleared_bits_to_the_targets_disk() -> None:
+    pair = half_done()
+    beta = pair.beta
+    cleared = pair.alpha.volume.size_bytes // 4096 - beta.out_of_sync_blocks
+    assert cleared > 1
+    pair.forget_trails()
+    first, length = 0, 4096
+    beta.inbox[Stream.DATA] += packets.OUT_OF_SYNC.pack(
+        packets.MAGIC_100, 0, packets.P_OUT_OF_SYNC, 16, 0, first >> 9, length, 0
+    )
+    beta.step()
+    assert beta.volume.data.bitmap.count == pair.alpha.volume.size_bytes // 4096 - cleared + 1
+    assert "persist bitmap" not in beta.trail
+
+
 def test_an_inconsistent_disk_cannot_be_used() -> None:
     pair = half_done()
     pair.cut()
