@@ -14,6 +14,7 @@ from pathlib import Path
 
 LOOP_CLR_FD, LOOP_CONFIGURE, LOOP_CTL_GET_FREE = 0x4C01, 0x4C0A, 0x4C82
 LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO = 4, 16
+BLKROSET = 0x125D
 FLAGS_OFFSET, INFO_BYTES, RESERVED_BYTES = 52, 232, 64
 """struct loop_info64: where lo_flags stands, its size; and what follows it in struct loop_config."""
 
@@ -46,6 +47,8 @@ class LoopDevice:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 try:
                     fcntl.ioctl(descriptor, LOOP_CONFIGURE, configuration)
+                    # `blockdev --setro` by whoever had this number before us outlives the loop it was meant for
+                    fcntl.ioctl(descriptor, BLKROSET, struct.pack("=i", 0))
                     return cls(path, descriptor, file_name)
                 except OSError as error:
                     os.close(descriptor)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-LOOP_CTL_GET_FREE, LOOP_CONFIGURE = 0x4C82, 0x4C0A
+LOOP_CTL_GET_FREE, LOOP_CONFIGURE, BLKROSET = 0x4C82, 0x4C0A, 0x125D
 LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO = 4, 16
 BLOCK_SIZE_BYTES = 512
 MOUNT_DIRECTORY = "/run/lab/disk-file"
@@ -33,6 +33,8 @@ def configure_loop(file: int) -> tuple[str, int]:
             info = struct.pack("=QQQQQIIII", 0, 0, 0, 0, 0, number, 0, 0, flags).ljust(232, b"\0")
             try:
                 fcntl.ioctl(device, LOOP_CONFIGURE, struct.pack("=II", file, BLOCK_SIZE_BYTES) + info + bytes(64))
+                # read-only, if whoever had this number before said so, outlives that loop
+                fcntl.ioctl(device, BLKROSET, struct.pack("=i", 0))
                 return path, device
             except OSError as error:
                 os.close(device)

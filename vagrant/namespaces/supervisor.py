@@ -214,6 +214,16 @@ class Supervisor:
     def down(self) -> None:
         raise SystemExit(0)
 
+    def end(self) -> None:
+        """Switch all nodes off, one after the other.
+
+        The kernel would end them with us; but what dies in any order may have nbdfuse as the last holder of a node's
+        mounts, and that waits for itself for ever (see Machine.kill).
+        """
+        for machine in self.machines.values():
+            if machine.power is not Power.OFF:
+                machine.kill()
+
     def _start(self, machines: list[Machine]) -> None:
         for machine in machines:
             if machine.disk is not None:
@@ -335,9 +345,12 @@ def main() -> None:
 
     loop.register(sys.stdin, selectors.EVENT_READ, owner_speaks)
     print("ready", flush=True)
-    while True:
-        for key, _ in loop.select():
-            key.data()
+    try:
+        while True:
+            for key, _ in loop.select():
+                key.data()
+    finally:
+        supervisor.end()
 
 
 if __name__ == "__main__":
