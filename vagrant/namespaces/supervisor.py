@@ -345,12 +345,15 @@ def main() -> None:
 
     loop.register(sys.stdin, selectors.EVENT_READ, owner_speaks)
     print("ready", flush=True)
+    ourselves = os.getpid()
     try:
         while True:
             for key, _ in loop.select():
                 key.data()
     finally:
-        supervisor.end()
+        # what pyroute2 forks is ended by SIGTERM, and comes by here too
+        if os.getpid() == ourselves:
+            supervisor.end()
 
 
 if __name__ == "__main__":
