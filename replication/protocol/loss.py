@@ -33,6 +33,7 @@ def link_lost(
         return
     session, data.session = data.session, None
     was_connected = before.connection >= ConnectionState.CONNECTED
+    data.contacts_lost += was_connected
     if was_connected and (before.peer_disk >= DiskState.INCONSISTENT or before.peer is Role.PRIMARY):
         data.peer_role_at_loss = before.peer
         data.equal_at_loss = before.disk is DiskState.UP_TO_DATE and before.peer_disk is DiskState.UP_TO_DATE

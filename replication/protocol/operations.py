@@ -61,18 +61,22 @@ def promote(data: VolumeData, operation: int, force: Force) -> None:
         data.answer(operation, error)
     else:
         data.promoting = operation
-        data.flush(lambda: _promote_stable(data, operation, force))
+        contacts_lost = data.contacts_lost
+        data.flush(lambda: _promote_stable(data, operation, force, contacts_lost))
 
 
 def _why_not_promoted(data: VolumeData, force: Force) -> MirrorError | None:
     return _busy(data) or (_may_force(data) if force is Force.OVERWRITE else eligible(standing(data)))
 
 
-def _promote_stable(data: VolumeData, operation: int, force: Force) -> None:
+def _promote_stable(data: VolumeData, operation: int, force: Force, contacts_lost: int) -> None:
     """Everything may have changed during the flush."""
     data.promoting = None
     if error := _why_not_promoted(data, force):
         data.answer(operation, error)
+    elif data.contacts_lost != contacts_lost:
+        # whoever asked did so beside a peer; that it is gone now, and switched off, he has not said
+        data.answer(operation, data.refusal(f"contact with {data.peer_name} was lost meanwhile", "ask again"))
     elif force is Force.OVERWRITE and data.state.disk is not DiskState.UP_TO_DATE:
         if data.connected:
             value = Role.PRIMARY | DiskState.UP_TO_DATE << 9

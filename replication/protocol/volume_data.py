@@ -23,6 +23,11 @@ from replication.protocol.requests import Request
 from replication.protocol.states import NEXT_CONNECTION, NEXT_DISK, ConnectionState, DiskState, Role, State
 
 
+_CLEARED_MAY_BE_UNFLUSHED = (
+    ConnectionState.WF_BITMAP_T, ConnectionState.SYNC_TARGET, ConnectionState.PAUSED_SYNC_T
+)  # fmt: skip
+
+
 class Stage(enum.IntEnum):
     """How far the handshake of a connection has come."""
 
@@ -149,6 +154,8 @@ class VolumeData:
 
     session: Session | None = None
     discard_my_data: bool = False
+    contacts_lost: int = 0
+    """Since we started; a change means that what was known of the peer is old."""
     peer_role_at_loss: Role | None = None
     equal_at_loss: bool = False
     log: TransferLog = field(default_factory=TransferLog)
@@ -321,11 +328,13 @@ class VolumeData:
     def set_out_of_sync(self, offset: int, length: int) -> None:
         """Mark a range. On a Secondary no activity log covers it, so it is durable at once.
 
-        Unless its disk is still the target of a resync: a page may then hold bits cleared for blocks that are in the
-        disk's cache only. What is marked now is marked at the source too, and `resync` writes it with its checkpoint.
+        Between the exchange of bitmaps and the first block, too: once that block is written here the source forgets it,
+        and our cache may still lose it. Not while a page may hold bits cleared for blocks that are in the cache only:
+        in `WFBitMapT` the flush that precedes the exchange is followed by a write of all, and in `SyncTarget` no peer
+        sends marks.
         """
         changed = self.bitmap.set_range(offset, length)
-        if changed and self.state.role is not Role.PRIMARY and self.state.disk is DiskState.UP_TO_DATE:
+        if changed and self.state.role is not Role.PRIMARY and self.state.connection not in _CLEARED_MAY_BE_UNFLUSHED:
             self.persist_bitmap()
 
     def save_record(self, record: dict[str, Any]) -> None:

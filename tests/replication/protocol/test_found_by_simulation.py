@@ -10,7 +10,7 @@ import pytest
 from replication.protocol import packets
 from replication.protocol.effects import Stream
 from replication.protocol.errors import Refusal
-from replication.protocol.options import Fencing
+from replication.protocol.options import Fencing, Takeover
 from replication.protocol.requests import EIO, ESHUTDOWN, WRITE
 from replication.protocol.states import ConnectionState, Role
 from tests.replication.protocol.coupled import MIB, MirrorPair, Side, block
@@ -322,3 +322,39 @@ def test_clients_hear_of_their_writes_and_the_link_is_dropped_although_the_disk_
     assert alpha.completed == [request]
     assert request.error == EIO
     assert alpha.words == "Primary StandAlone Diskless/DUnknown"
+
+
+def test_a_write_between_the_bitmaps_and_the_first_block_is_marked_on_the_targets_disk_before_its_block_comes() -> None:
+    """The source forgets a block that the target has written; the target's cache may forget it too."""
+    pair = MirrorPair()
+    alpha, beta = pair.with_primary(), pair.beta
+    pair.cut()
+    pair.write(alpha, 0, block(b"a"))
+    pair.plug()
+    step_until(pair, lambda: alpha.connection() is ConnectionState.WF_BITMAP_S)
+    request = alpha.request(WRITE, 4 * MIB, block(b"n"))
+    alpha.submit(request)
+    step_until(pair, lambda: beta.connection() is ConnectionState.SYNC_TARGET)
+    beta.flushes_at_once = False
+    step_until(pair, lambda: alpha.out_of_sync_blocks == 0)
+    pair.cut()
+    pair.crash(beta)
+    assert beta.disk.read(4 * MIB, 1) != b"n"
+    pair.restart(beta)
+    beta.flushes_at_once = True
+    pair.connect()
+    assert beta.disk.read(4 * MIB, 1) == b"n"
+    assert pair.equal
+
+
+def test_a_promotion_asked_for_beside_a_peer_is_not_carried_out_when_that_peer_is_lost_as_primary() -> None:
+    pair = MirrorPair(takeover=Takeover.CONSISTENT, fencing=Fencing.RESOURCE_AND_STONITH)
+    pair.declare_equal()
+    alpha, beta = pair.sides
+    alpha.flushes_at_once = False
+    mine = pair.ask(alpha, "promote")
+    pair.promote(beta)
+    pair.cut()
+    alpha.finish_flush()
+    assert "was lost meanwhile" in pair.refused(mine).fact
+    assert alpha.volume.state.role is Role.SECONDARY
