@@ -22,7 +22,6 @@ from replication.protocol.options import VolumeOptions
 from replication.protocol.requests import Request
 from replication.protocol.states import NEXT_CONNECTION, NEXT_DISK, ConnectionState, DiskState, Role, State
 
-
 _CLEARED_MAY_BE_UNFLUSHED = (
     ConnectionState.WF_BITMAP_T, ConnectionState.SYNC_TARGET, ConnectionState.PAUSED_SYNC_T
 )  # fmt: skip
