@@ -331,7 +331,8 @@ def test_a_write_between_the_bitmaps_and_the_first_block_is_marked_on_the_target
     pair.cut()
     pair.write(alpha, 0, block(b"a"))
     pair.plug()
-    step_until(pair, lambda: alpha.connection() is ConnectionState.WF_BITMAP_S)
+    step_until(pair, lambda: beta.connection() is ConnectionState.WF_SYNC_UUID)
+    assert alpha.connection() is ConnectionState.WF_BITMAP_S
     request = alpha.request(WRITE, 4 * MIB, block(b"n"))
     alpha.submit(request)
     step_until(pair, lambda: beta.connection() is ConnectionState.SYNC_TARGET)
