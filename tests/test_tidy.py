@@ -51,7 +51,15 @@ WORLD = {
 }  # fmt: skip
 
 PURE = ("replication.protocol", "crm_tools.membership.protocol", "crm_tools.manager.scheduler", "crm_tools.manager.cib")
-PURE_MODULES = ("vagrant.namespaces.rules", "vagrant.namespaces.disk.cache", "vagrant.namespaces.disk.nbd")
+PURE_MODULES = (
+    "agents.mounts.check",
+    "agents.mounts.holders",
+    "agents.mounts.schedule",
+    "agents.mounts.verdict",
+    "vagrant.namespaces.rules",
+    "vagrant.namespaces.disk.cache",
+    "vagrant.namespaces.disk.nbd",
+)
 
 ONE_OWNER = {
     # library -> the only packages that may import it

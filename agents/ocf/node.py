@@ -82,13 +82,13 @@ class Node:
             posix.close(output)
         return Completed(code, data.decode("utf-8", "replace"), timed_out)
 
-    def set_promotion_score(self, score: int | None) -> None:
-        """Publish how fit this instance is to be promoted; None removes the score.
+    def set_promotion_score(self, score: int | str | None) -> None:
+        """Publish how fit this instance is to be promoted: a number, "-INFINITY" to forbid it; None removes the score.
 
         Every change makes the manager compute again, so call it only when the value differs.
         Raises AgentError (1) when the manager does not take it, (5) when crm_attribute is missing.
         """
-        arguments = ["crm_attribute", "--promotion", *(["-D"] if score is None else ["-v", str(score)])]
+        arguments = ["crm_attribute", "--promotion", *(["-D"] if score is None else [f"--update={score}"])]
         done = self.run(arguments)
         if done.code != 0:
             fact = f"crm_attribute ended with {done.code}: {done.last_line}"

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OCF = "/usr/lib/ocf"
-AGENT = f"{OCF}/resource.d/mirrorha/Application"
+AGENTS = f"{OCF}/resource.d/mirrorha"
+AGENT = f"{AGENTS}/Application"
 LIMIT_S = 20
 POLL_S = 0.01
 
@@ -69,11 +70,11 @@ class Cell:
 
     def processes(self) -> list[Seen]:
         """All inside but the init and whoever looks, zombies left out."""
-        listing = self.run("ps", "-eo", "pid=,ppid=,state=,args=")
+        listing = self.run("ps", "-ww", "-eo", "pid=,ppid=,state=,args=")
         found = []
         for line in listing.splitlines():
             pid, parent, state, command = line.split(None, 3)
-            if int(pid) > 1 and not command.startswith("ps -eo") and state != "Z":
+            if int(pid) > 1 and not command.startswith("ps -ww -eo") and state != "Z":
                 found.append(Seen(int(pid), int(parent), state, command))
         return found
 
@@ -92,10 +93,18 @@ class Cell:
 
 
 class Subject:
-    """One resource of the agent inside a cell. `run_directory` holds its records."""
+    """One resource of an agent inside a cell. `run_directory` holds its records."""
 
-    def __init__(self, cell: Cell, instance: str, parameters: Mapping[str, str], timeout_s: float = 10) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        instance: str,
+        parameters: Mapping[str, str],
+        timeout_s: float = 10,
+        agent: str = "Application",
+    ) -> None:
         self.cell = cell
+        self.agent = agent
         self.instance = instance
         self.parameters = dict(parameters)
         self.timeout_s = timeout_s
@@ -117,7 +126,8 @@ class Subject:
         }
         if action == "monitor" and not is_probe:
             environment["OCF_RESKEY_CRM_meta_interval"] = "10000"
-        return self.cell.enter("env", "-i", *(f"{name}={value}" for name, value in environment.items()), AGENT, action)
+        words = [f"{name}={value}" for name, value in environment.items()]
+        return self.cell.enter("env", "-i", *words, f"{AGENTS}/{self.agent}", action)
 
     def begin(self, action: str, *, timeout_s: float = 0, is_probe: bool = False) -> subprocess.Popen[str]:
         """Start an action in a process group of its own, as the executor does."""
@@ -145,7 +155,7 @@ class Subject:
         return Ran(process.returncode, reason, errors, output, time.monotonic() - begin)
 
     def record(self, purpose: str = "life") -> Path:
-        return self.run_directory / f"Application-{self.instance}-{purpose}"
+        return self.run_directory / f"{self.agent}-{self.instance}-{purpose}"
 
     @property
     def log(self) -> str:

@@ -11,6 +11,9 @@ import pytest
 
 from agents import install
 from tests.agents import namespaces
+from tests.agents.cell import Cell, cell
+from tests.agents.disks import PACKAGES as DISK_PACKAGES
+from tests.agents.disks import Disk, disk_in, unmount_all
 
 PACKAGES = {
     "unshare": "util-linux",
@@ -47,3 +50,33 @@ def net(whole_network: namespaces.Network) -> namespaces.Network:
     """The module's network in its initial state."""
     whole_network.reset()
     return whole_network
+
+
+@pytest.fixture(scope="module")
+def disk_room(installed: Path) -> Iterator[Cell]:
+    """A closed place for tests that mount: nothing mounted inside is seen outside."""
+    assert os.geteuid() == 0, "mounting needs root"
+    missing = sorted({package for program, package in DISK_PACKAGES.items() if shutil.which(program) is None})
+    assert not missing, f"apt-get install {' '.join(missing)}"
+    with cell(installed) as made:
+        yield made
+
+
+@pytest.fixture
+def room(disk_room: Cell) -> Iterator[Cell]:
+    yield disk_room
+    disk_room.end_all()
+    unmount_all(disk_room)
+
+
+@pytest.fixture
+def disk(room: Cell) -> Iterator[Disk]:
+    """An ext4 file system on a loop device, not mounted."""
+    with disk_in(room, "ext4") as made:
+        yield made
+
+
+@pytest.fixture
+def other_disk(room: Cell) -> Iterator[Disk]:
+    with disk_in(room, "ext4") as made:
+        yield made

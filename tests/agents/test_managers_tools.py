@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from agents.install import find_agents
+from tests.agents.disks import Disk
 from tests.agents.namespaces import AGENT, Network
 
 pytestmark = pytest.mark.namespaces
@@ -21,6 +22,16 @@ def test_ocf_tester_passes(net: Network) -> None:
     assert done.stdout.rstrip().endswith(f"{AGENT}/VirtualIP passed all tests"), done.stdout + done.stderr
     assert "* rc=" not in done.stdout
     assert net.alpha.addresses() == ["10.77.0.1/24"]
+
+
+def test_ocf_tester_passes_on_a_file_system(net: Network, disk: Disk) -> None:
+    options = [f"device={disk.device}", f"directory={disk.directory}", "fstype=ext4"]
+    words = [word for option in options for word in ("-o", option)]
+    command = net.alpha.enter("ocf-tester", "-n", "tested", *words, f"{AGENT}/Filesystem")
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.rstrip().endswith(f"{AGENT}/Filesystem passed all tests"), done.stdout + done.stderr
+    assert "* rc=" not in done.stdout
+    assert disk.device not in net.alpha.run("cat", "/proc/mounts")
 
 
 def test_crmsh_shows_parameters_and_operations(net: Network) -> None:

@@ -14,30 +14,47 @@ import sys
 before = set(sys.modules)
 sys.path.insert(0, {library!r})
 environment = {environment!r}
-from agents.virtual_ip import VirtualIP
-code = VirtualIP.run_command([{action!r}], environment)
+from agents.{module} import {agent}
+code = {agent}.run_command([{action!r}], environment)
 from posix import write
 names = sorted(set(sys.modules) - before)
 files = [name for name in names if getattr(sys.modules[name], "__file__", None)]
 write(1, ("\\n" + repr((code, names, files)).replace("'", '"').replace("(", "[").replace(")", "]")).encode())
 """
 CHEAP = {"__future__", "_socket", "_struct", "errno", "fcntl", "syslog"}
+AGENTS = {
+    "VirtualIP": ("virtual_ip", {"OCF_RESKEY_ip": "192.0.2.77"}),
+    "Filesystem": (
+        "filesystem",
+        {"OCF_RESKEY_device": "/dev/nothing", "OCF_RESKEY_directory": "/nowhere", "OCF_RESKEY_fstype": "ext4"},
+    ),
+}
 
 
 @pytest.mark.parametrize(
-    ("action", "interval", "code"),
-    [("monitor", "10000", 7), ("monitor", "0", 7), ("status", "10000", 7), ("meta-data", "", 0), ("stop", "", 0)],
+    ("agent", "action", "interval", "code"),
+    [
+        ("VirtualIP", "monitor", "10000", 7),
+        ("VirtualIP", "monitor", "0", 7),
+        ("VirtualIP", "status", "10000", 7),
+        ("VirtualIP", "meta-data", "", 0),
+        ("VirtualIP", "stop", "", 0),
+        ("Filesystem", "monitor", "10000", 7),
+        ("Filesystem", "monitor", "0", 7),
+        ("Filesystem", "meta-data", "", 0),
+    ],
 )
 def test_frequent_actions_load_nothing_but_c_modules_and_ourselves(
-    installed: Path, tmp_path: Path, action: str, interval: str, code: int
+    installed: Path, tmp_path: Path, agent: str, action: str, interval: str, code: int
 ) -> None:
+    module, parameters = AGENTS[agent]
     environment = {
-        "OCF_RESKEY_ip": "192.0.2.77",
+        **parameters,
         "OCF_RESKEY_CRM_meta_interval": interval,
         "HA_RSCTMP": str(tmp_path),
     }
     library = str(installed / "usr/lib/ocf/lib/mirrorha")
-    program = PROGRAM.format(library=library, environment=environment, action=action)
+    program = PROGRAM.format(library=library, environment=environment, action=action, module=module, agent=agent)
     done = subprocess.run(
         ["/usr/bin/python3", "-IS", "-c", program], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
     )

@@ -1,0 +1,1 @@
+"""What the agent `Mirror` makes of the words of mirroradm: pure."""
