@@ -140,13 +140,13 @@ class Cluster:
 
     def wait_idle(self, timeout_s: float = 60.0) -> None:
         """Nothing left to do: the transition is finished on every node."""
-        self._must(["crm_resource", "--wait", f"--timeout={int(timeout_s)}"], timeout_s + 10)
+        self.must(["crm_resource", "--wait", f"--timeout={int(timeout_s)}"], timeout_s + 10)
 
     def create(self, service: Service) -> None:
-        self._must(["cibadmin", "--create", "--scope", "resources", "--xml-text", service.xml()])
+        self.must(["cibadmin", "--create", "--scope", "resources", "--xml-text", service.xml()])
 
     def delete(self) -> None:
-        self._must(
+        self.must(
             [
                 "crm_resource",
                 "--resource",
@@ -161,7 +161,7 @@ class Cluster:
         self.wait(
             "service stopped", lambda view: not any(view.active.get(name) for name in ("shop-address", "shop-app"))
         )
-        self._must(["cibadmin", "--delete", "--xml-text", f'<group id="{GROUP}"/>'])
+        self.must(["cibadmin", "--delete", "--xml-text", f'<group id="{GROUP}"/>'])
         self.wait("service forgotten", lambda view: "shop-app" not in view.active)
 
     def settle(self, active: str) -> None:
@@ -175,7 +175,7 @@ class Cluster:
                 self.lab.nic_up(name, nic)
         self.wait_online()
         self.wait_idle()
-        self._must(["crm_resource", "--cleanup"])
+        self.must(["crm_resource", "--cleanup"])
         self.wait("service somewhere", lambda view: len(view.active.get("shop-app", [])) == 1)
         if self.view().active["shop-app"] != [active]:
             self.switch(active)
@@ -184,9 +184,9 @@ class Cluster:
 
     def switch(self, target: str) -> None:
         """A planned switch, with no constraint left behind."""
-        self._must(["crm_resource", "--resource", GROUP, "--move", "--node", target])
+        self.must(["crm_resource", "--resource", GROUP, "--move", "--node", target])
         self.wait_active(target)
-        self._must(["crm_resource", "--resource", GROUP, "--clear"])
+        self.must(["crm_resource", "--resource", GROUP, "--clear"])
 
     def active_node(self) -> str:
         (node,) = self.view().active["shop-app"]
@@ -202,7 +202,7 @@ class Cluster:
         assert powered, "no node of the cluster is on"
         return powered
 
-    def _must(self, argv: list[str], timeout_s: float = 30.0) -> None:
+    def must(self, argv: list[str], timeout_s: float = 30.0) -> None:
         """Run a manager's command on some node; a manager that is still coming up is asked again."""
         deadline = time.monotonic() + timeout_s
         while True:
