@@ -51,6 +51,7 @@ if [ -n "$missing" ]; then
         exit 1
     fi
     echo "setup: installing$missing"
+    mkdir -p /run/lock  # /var/lock leads there; in a container with a bare /run, drbd-utils would not unpack without
     # a cluster daemon that starts by itself on somebody's machine would be a bad surprise
     policy=/usr/sbin/policy-rc.d
     if [ ! -e $policy ] || grep -q 'setup of mirrorha' $policy; then

@@ -319,6 +319,8 @@ def become_primary(data: VolumeData, reason: str, operation: int, forced: bool =
         # a right is used up by the promotion it allowed: a crash from here on is a question again
         data.save_record({key: value for key, value in data.record.items() if key != "right"})
     data.change(reason, generation=generation.with_role_bit(True), **fields)
+    if not data.connected and data.state.peer_disk not in (DiskState.INCONSISTENT, DiskState.OUTDATED):
+        loss.fence_peer(data)  # it may believe that we were Primary, or equal, when it last saw us
     if data.connected:
         if generation.name != before:
             handshake.send_uuids(data)

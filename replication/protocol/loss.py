@@ -64,15 +64,17 @@ def link_lost(
         data.change("trying again", connection=ConnectionState.WF_CONNECTION)
     if session is not None:
         data.out.append(effects.DropLink(fact))
-    _fence(data, alone)
+    if alone:
+        fence_peer(data)
     done = [entry[0] for entry in log.in_flight.values()]
     done += [request for epoch in log.epochs() for request in epoch.waiters]
     replicate.parts_done(data, done)
     replicate.pump(data)
 
 
-def _fence(data: VolumeData, alone: bool) -> None:
-    if not alone or data.options.fencing is Fencing.DONT_CARE:
+def fence_peer(data: VolumeData) -> None:
+    """A Primary goes on without its peer: have it made sure that the peer does not take over with what it has."""
+    if data.options.fencing is Fencing.DONT_CARE:
         return
     if data.options.fencing is Fencing.RESOURCE_AND_STONITH:
         data.frozen = True

@@ -92,11 +92,12 @@ def eligible(standing: Standing) -> Refusal | None:
             return _refusal(standing, f"peer {peer} has not said yet which role it has", "ask again in a moment")
     if standing.disk < DiskState.OUTDATED or standing.disk is DiskState.UNKNOWN:
         return _no_good_data(standing)
-    if standing.disk is DiskState.OUTDATED and not loss_accepted:
+    # with the peer in sight nothing has to be lost: a permit speaks of a peer that does not come back
+    if standing.disk is DiskState.OUTDATED and (standing.connected or not loss_accepted):
         return _refusal(
             standing,
             f"the disk of {standing.local_name} is Outdated: {peer} has newer data",
-            f"wait for the resync from {peer}, or {_permit(standing)}",
+            f"wait for the resync from {peer}" + ("" if standing.connected else f", or {_permit(standing)}"),
             NO_GOOD_DATA,
         )
     if standing.connected:

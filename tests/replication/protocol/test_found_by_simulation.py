@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from replication.protocol.effects import Stream
 from replication.protocol.errors import Refusal
 from replication.protocol.options import Fencing, Takeover
 from replication.protocol.requests import EIO, ESHUTDOWN, WRITE
-from replication.protocol.states import ConnectionState, Role
+from replication.protocol.states import ConnectionState, DiskState, Role
 from tests.replication.protocol.coupled import MIB, MirrorPair, Side, block
 
 STEPS_MAX = 1000
@@ -359,3 +360,27 @@ def test_a_promotion_asked_for_beside_a_peer_is_not_carried_out_when_that_peer_i
     alpha.finish_flush()
     assert "was lost meanwhile" in pair.refused(mine).fact
     assert alpha.volume.state.role is Role.SECONDARY
+
+
+@pytest.mark.parametrize("known_old", [False, True])
+def test_a_side_promoted_alone_answers_nothing_before_its_peer_is_fenced(known_old: bool) -> None:
+    """Its peer may believe that it saw a Primary equal to itself, and take over as soon as we die: seeds 6354, 7008."""
+    pair = MirrorPair(takeover=Takeover.CONSISTENT, fencing=Fencing.RESOURCE_AND_STONITH)
+    alpha = pair.with_primary()
+    pair.demote(alpha)
+    pair.cut()
+    if known_old:
+        alpha.volume.data.state = replace(alpha.volume.data.state, peer_disk=DiskState.OUTDATED)
+    pair.promote(alpha)
+    request = alpha.request(WRITE, 0, block(b"x"))
+    if known_old:
+        assert alpha.handlers == []
+        alpha.submit(request)
+        assert alpha.completed == [request]
+        return
+    assert alpha.handlers == ["fence-peer"]
+    assert not alpha.accepting()
+    alpha.handler_ends(7)
+    assert alpha.accepting()
+    alpha.submit(request)
+    assert alpha.completed == [request]

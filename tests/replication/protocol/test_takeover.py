@@ -114,11 +114,17 @@ def test_a_mixture_of_two_images_is_never_served() -> None:
 
 
 def test_an_outdated_disk_wants_the_loss_to_be_named() -> None:
-    outdated = replace(CONNECTED, disk=DiskState.OUTDATED)
+    outdated = replace(CONNECTED, disk=DiskState.OUTDATED, connected=False, peer_role_at_loss=Role.PRIMARY)
     code, fact, remedy = refused(replace(outdated, record=hand_over_record(GENERATION)))
     assert (code, fact) == (NO_GOOD_DATA, "not promoted: the disk of beta is Outdated: alpha has newer data")
     assert "--accept-loss=beta" in remedy
     assert eligible(replace(outdated, record=PERMIT)) is None
+
+
+def test_with_the_peer_in_sight_nothing_has_to_be_lost() -> None:
+    """A permit was given when the peer was away, and never used: simulation seed 5510."""
+    code, _, remedy = refused(replace(CONNECTED, disk=DiskState.OUTDATED, record=PERMIT))
+    assert (code, remedy) == (NO_GOOD_DATA, "wait for the resync from alpha")
 
 
 def test_a_connected_disk_not_yet_compared_waits_a_moment() -> None:
@@ -164,7 +170,9 @@ def expected(standing: Standing, right: str) -> int | None:
     """The exit code, said in another way than the code says it: by what speaks for the promotion."""
     named = right == "permit naming alpha"
     any_right = right in ("hand-over", "permit", "permit naming alpha")
-    good_enough = {DiskState.UP_TO_DATE, DiskState.CONSISTENT} | ({DiskState.OUTDATED} if named else set())
+    good_enough = {DiskState.UP_TO_DATE, DiskState.CONSISTENT} | (
+        {DiskState.OUTDATED} if named and not standing.connected else set()
+    )
     if standing.connected and standing.peer_role_now is not Role.SECONDARY:
         return REFUSED
     if standing.disk not in good_enough:
