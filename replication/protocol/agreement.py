@@ -12,6 +12,7 @@ from typing import Any
 from replication.protocol import handshake, loss, packets, replicate, resync
 from replication.protocol.effects import Stream
 from replication.protocol.errors import PeerError
+from replication.protocol.options import Fencing
 from replication.protocol.packets import STATE_CHANGE_BODY, STATE_CHANGE_REPLY_BODY
 from replication.protocol.states import ConnectionState, DiskState, Role
 from replication.protocol.takeover import hand_over_record
@@ -308,7 +309,10 @@ def request_change(
 def become_primary(data: VolumeData, reason: str, operation: int, forced: bool = False) -> None:
     """The generation says so durably before anybody may write: without the peer it is a new one."""
     generation, before = data.generation, data.generation.name
-    if data.state.peer_disk < DiskState.INCONSISTENT or not data.connected or forced:
+    goes_alone = not data.connected and data.state.peer_disk not in (DiskState.INCONSISTENT, DiskState.OUTDATED)
+    if goes_alone and not forced and data.options.fencing is Fencing.RESOURCE_AND_STONITH:
+        data.named_later = True
+    elif data.state.peer_disk < DiskState.INCONSISTENT or not data.connected or forced:
         generation = generation.went_on_alone(data.random_u64())
     fields: dict[str, Any] = {"role": Role.PRIMARY}
     if forced or data.state.disk is not DiskState.UP_TO_DATE:
@@ -319,7 +323,7 @@ def become_primary(data: VolumeData, reason: str, operation: int, forced: bool =
         # a right is used up by the promotion it allowed: a crash from here on is a question again
         data.save_record({key: value for key, value in data.record.items() if key != "right"})
     data.change(reason, generation=generation.with_role_bit(True), **fields)
-    if not data.connected and data.state.peer_disk not in (DiskState.INCONSISTENT, DiskState.OUTDATED):
+    if goes_alone:
         loss.fence_peer(data)  # it may believe that we were Primary, or equal, when it last saw us
     if data.connected:
         if generation.name != before:
@@ -340,9 +344,10 @@ def look_if_demoted(data: VolumeData) -> None:
         return
     operation, data.demoting = data.demoting, None
     data.persist_bitmap()
-    if not data.connected:
-        # nobody has newer data than we
+    if not data.connected and not data.named_later:
+        # nobody has newer data than we. Demoted while frozen we cannot say so: the peer may have gone on
         data.save_record(data.record | hand_over_record(data.generation.name))
+    data.named_later = False
     data.change("demoted", generation=data.generation.with_role_bit(False), role=Role.SECONDARY)
     if data.connected:
         handshake.send_state(data)

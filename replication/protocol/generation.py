@@ -115,12 +115,19 @@ class Generation:
         family = random if bitmap & _NAME == JUST_CREATED else bitmap
         return family & _FAMILY | random & ~_FAMILY & _NAME | self.current & 1
 
-    def became_sync_source(self, random: int) -> Generation:
-        """A resync from us starts. The new `bitmap` is what the target gets to know (P_SYNC_UUID)."""
+    def became_sync_source(self, random: int, target: int = 0) -> Generation:
+        """A resync from us starts. The new `bitmap` is what the target gets to know (P_SYNC_UUID).
+
+        `target` is the target's current UUID. If only our history has it, it stays there: this start may be lost too.
+        """
         fresh = (random if self.bitmap in (0, JUST_CREATED) else self.bitmap + SYNC_STEP) & _U64
         if (fresh ^ self.current) & _FAMILY == 0:
             fresh ^= 1 << 63  # the target is about to get our name
-        return replace(self._bitmap_into_history(), bitmap=fresh)
+        begun = replace(self._bitmap_into_history(), bitmap=fresh)
+        is_known = any(_same(target, name) for name in self.history)
+        if is_known and not any(_same(target, name) for name in begun.history):
+            begun = replace(begun, history1=target & _NAME)
+        return begun
 
     def became_sync_target(self, sync_uuid: int) -> Generation:
         """A resync to us starts under this name; also when we take a peer's generation without a resync (flag 8)."""

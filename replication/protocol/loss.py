@@ -45,11 +45,14 @@ def link_lost(
             data.bitmap.set_range(offset, length)
     generation = None
     alone = primary and was_connected and before.disk is DiskState.UP_TO_DATE
-    if alone and before.peer_disk >= DiskState.INCONSISTENT and data.generation.bitmap == 0:
-        generation = data.generation.lost_peer(data.random_u64())
-    elif alone and before.connection is ConnectionState.SYNC_SOURCE and not data.bitmap.count:
-        # it may have finished, and nobody could tell us
-        generation = data.generation.went_on_alone(data.random_u64())
+    # a peer that is being synchronised may have finished, and nobody could tell us
+    may_be_equal = before.connection is ConnectionState.SYNC_SOURCE and not data.bitmap.count
+    if alone and (may_be_equal or (before.peer_disk >= DiskState.INCONSISTENT and data.generation.bitmap == 0)):
+        if data.options.fencing is Fencing.RESOURCE_AND_STONITH:
+            # it may be the peer that goes on; what was on its way is then all that differs, as after a crash
+            data.named_later = data.crashed_primary = True
+        else:
+            generation = data.generation.went_on_alone(data.random_u64())
     peer_disk = before.peer_disk if before.peer_disk is DiskState.OUTDATED else DiskState.UNKNOWN
     lost: dict[str, Any] = {"peer": Role.UNKNOWN, "peer_disk": peer_disk, "resync_paused_by_peer": False}
     if stay_away:
@@ -100,7 +103,10 @@ def fencing_ended(data: VolumeData, exit_code: int) -> None:
     fields: dict[str, Any] = {"suspended_fencing": False}
     if exit_code in PEER_IS_OLD:
         fields["peer_disk"] = DiskState.INCONSISTENT if exit_code == 3 else DiskState.OUTDATED
-    data.change(f"fence-peer said {exit_code}", **fields)
+    generation = None
+    if data.named_later:
+        generation, data.crashed_primary = data.generation.went_on_alone(data.random_u64()), False
+    data.change(f"fence-peer said {exit_code}", generation, **fields)
     thaw(data)
 
 
@@ -114,6 +120,7 @@ def tick(data: VolumeData) -> None:
 
 def thaw(data: VolumeData) -> None:
     """Answer what was held back and go on."""
+    data.named_later = False
     data.fencing_since = data.fencing_again = None
     if data.state.suspended_fencing:
         data.change("no need to wait any more", suspended_fencing=False)
@@ -157,6 +164,7 @@ def disk_failed(data: VolumeData, fact: str) -> None:
         if operation is not None:
             data.answer(operation, data.refusal(data.reason, data.remedy, code=16))
     data.promoting = data.demoting = data.detaching = None
+    data.named_later = False
     if primary:
         data.out.append(effects.DeviceFailed(fact))
     data.note(f"{data.subject}: {data.reason}", urgent=True)

@@ -79,9 +79,10 @@ def bitmap_arrived(data: VolumeData, session: Session, command: int, body: memor
 
 def start_as_source(data: VolumeData) -> None:
     """SyncSource: a new bitmap UUID names the mixture that the target is about to become."""
+    peer = data.session.peer.generation if data.session is not None else None
     data.change(
         "bitmaps are exchanged",
-        generation=data.generation.became_sync_source(data.random_u64()),
+        generation=data.generation.became_sync_source(data.random_u64(), peer.current if peer is not None else 0),
         connection=ConnectionState.SYNC_SOURCE,
         peer_disk=DiskState.INCONSISTENT,
     )

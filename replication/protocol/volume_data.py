@@ -172,6 +172,8 @@ class VolumeData:
     """The same for each flush under way, by token."""
     frozen: bool = False
     """A fencing handler runs: nothing is answered, nothing accepted."""
+    named_later: bool = False
+    """Frozen and alone: our data get their own name when we may go on, since until then we hold nothing of our own."""
     fencing_since: float | None = None
     fencing_again: float | None = None
     unanswered: dict[int, Request] = field(default_factory=dict)

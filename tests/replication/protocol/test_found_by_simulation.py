@@ -384,3 +384,63 @@ def test_a_side_promoted_alone_answers_nothing_before_its_peer_is_fenced(known_o
     assert alpha.accepting()
     alpha.submit(request)
     assert alpha.completed == [request]
+
+
+def test_a_primary_that_froze_and_was_taken_over_comes_back_as_a_target() -> None:
+    """It answered nothing after the loss, so it holds nothing of its own: no split brain (seed 8293)."""
+    pair = MirrorPair(takeover=Takeover.CONSISTENT, fencing=Fencing.RESOURCE_AND_STONITH)
+    alpha, beta = pair.with_primary(), pair.beta
+    pair.cut()
+    assert not alpha.accepting()
+    pair.crash(alpha)
+    pair.promote(beta)
+    beta.handler_ends(7)
+    pair.write(beta, 0, block(b"b"))
+    pair.restart(alpha)
+    pair.connect()
+    assert alpha.words == "Secondary Connected UpToDate/UpToDate"
+    assert alpha.disk.read(0, 1) == b"b"
+
+
+def test_what_was_on_its_way_when_a_primary_froze_is_copied_when_the_peer_is_back_in_time() -> None:
+    pair = MirrorPair(fencing=Fencing.RESOURCE_AND_STONITH)
+    alpha, beta = pair.with_primary(), pair.beta
+    request = alpha.request(WRITE, 8192, block(b"w"))
+    alpha.submit(request)
+    pair.cut()
+    assert alpha.completed == []
+    assert beta.disk.read(8192, 1) != b"w"
+    pair.connect()
+    assert alpha.completed == [request]
+    assert beta.disk.read(8192, 1) == b"w"
+    assert pair.equal
+
+
+def test_a_primary_demoted_while_frozen_does_not_call_its_data_the_newest() -> None:
+    pair = MirrorPair(fencing=Fencing.RESOURCE_AND_STONITH)
+    alpha = pair.with_primary()
+    pair.cut()
+    pair.demote(alpha)
+    assert "right" not in alpha.record
+
+
+def test_a_source_keeps_the_name_of_its_target_through_a_start_that_the_target_never_heard_of() -> None:
+    """Seed 8755: the second start pushed it out of the history, and both had nothing in common."""
+    pair = MirrorPair()
+    alpha, beta = pair.with_primary(), pair.beta
+    pair.cut()
+    pair.write(alpha, 0, block(b"a"))
+    pair.demote(alpha)
+    pair.plug()
+    step_until(pair, lambda: beta.words == "Secondary Connected UpToDate/UpToDate")
+    pair.cut()
+    pair.promote(alpha)
+    pair.write(alpha, 4096, block(b"n"))
+    for _ in range(3):
+        pair.plug()
+        step_until(pair, lambda: alpha.connection() is ConnectionState.SYNC_SOURCE)
+        assert beta.connection() is ConnectionState.WF_SYNC_UUID
+        pair.cut()
+    pair.connect()
+    assert pair.equal
+    assert beta.disk.read(4096, 1) == b"n"
