@@ -40,6 +40,8 @@ hostname:/usr/bin/hostname
 sqlite3:/usr/bin/sqlite3
 postgresql-15:/usr/lib/postgresql/15/bin/postgres
 "
+# /var/lock leads there; in a container with a bare /run, drbd-utils neither unpacks nor runs without it
+[ "$(id -u)" != 0 ] || mkdir -p /run/lock
 missing=""
 /usr/bin/python3 -c "import ensurepip, venv" 2>/dev/null || missing=" python3-venv"
 for entry in $packages; do
@@ -51,7 +53,6 @@ if [ -n "$missing" ]; then
         exit 1
     fi
     echo "setup: installing$missing"
-    mkdir -p /run/lock  # /var/lock leads there; in a container with a bare /run, drbd-utils would not unpack without
     # a cluster daemon that starts by itself on somebody's machine would be a bad surprise
     policy=/usr/sbin/policy-rc.d
     if [ ! -e $policy ] || grep -q 'setup of mirrorha' $policy; then
