@@ -33,7 +33,7 @@ LAST_WORDS_S = 0.5
 POLL_S = 0.2
 # A refusal that depends on what is under way is asked again for so long: the peer's word that it was demoted, say.
 PROMOTION_PATIENCE_S = 5.0
-LEAVES_ITS_PEER = "pre-promote"
+BEFORE_A_PROMOTION = "pre-promote"
 
 
 class Mirror(Agent):
@@ -154,7 +154,7 @@ class Mirror(Agent):
         view = self.view()
         if view is None:
             return SUCCESS
-        if event == LEAVES_ITS_PEER and not view.is_promoted and not view.has_met and not self.is_to_be_promoted():
+        if event == BEFORE_A_PROMOTION and not view.is_promoted and not view.has_met and not self.is_to_be_promoted():
             # the other side goes on without us: what we hold is old from its first write on
             answer = self.ask("outdate", f"marking {self.resource} as old")
             if not answer.is_done:
